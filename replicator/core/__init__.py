@@ -1,0 +1,1 @@
+"""Pure facts and arithmetic: no I/O, no clock, no thread, no log."""
