@@ -1,0 +1,1 @@
+"""Everything kept of one cluster: names, sealed objects, documents, catalog (docs/format.md)."""

@@ -1,0 +1,103 @@
+"""Map chunks: where the blocks of a file lie (docs/format.md, section 7.2). Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from replicator.errors import IntegrityError
+from replicator.repository.layout import PackId
+from replicator.seal.digest import COMPARISON_SIZE
+
+#: The most blocks one chunk describes.
+CHUNK_BLOCKS = 4096
+#: The pack index of blocks that are zeros and stored nowhere.
+ZEROS = 0xFFFFFFFF
+
+_HEAD = struct.Struct(">IIII")
+_PACK = struct.Struct(">16sII")
+_RUN = struct.Struct(">IIII")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRun:
+    """`blocks` consecutive blocks of a file from `offset` on in one frame of `pack`; zeros when `pack` is None."""
+
+    blocks: int
+    pack: PackId | None
+    frame: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MapChunk:
+    """Up to CHUNK_BLOCKS blocks: their runs in order, and their comparison hashes (16 bytes each, joined)."""
+
+    runs: tuple[BlockRun, ...]
+    hashes: bytes
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it describes."""
+        return len(self.hashes) // COMPARISON_SIZE
+
+    @property
+    def packs(self) -> frozenset[PackId]:
+        """The packs it refers to."""
+        return frozenset(run.pack for run in self.runs if run.pack is not None)
+
+    def hash_of(self, block: int) -> bytes:
+        """The comparison hash of one of its blocks, counted from the chunk's first."""
+        return self.hashes[block * COMPARISON_SIZE : (block + 1) * COMPARISON_SIZE]
+
+    def to_bytes(self) -> bytes:
+        """The chunk's bytes."""
+        packs = {pack: index for index, pack in enumerate(sorted(self.packs))}
+        return b"".join(
+            [
+                _HEAD.pack(self.blocks, len(self.runs), len(packs), 0),
+                *(_PACK.pack(pack.label.encode("ascii"), pack.attempt, pack.number) for pack in packs),
+                *(
+                    _RUN.pack(run.blocks, ZEROS if run.pack is None else packs[run.pack], run.frame, run.offset)
+                    for run in self.runs
+                ),
+                self.hashes,
+            ]
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> MapChunk:
+        """Read one. Raises IntegrityError."""
+        try:
+            blocks, run_count, pack_count, zero = _HEAD.unpack_from(data)
+            runs_at = _HEAD.size + _PACK.size * pack_count
+            hashes_at = runs_at + _RUN.size * run_count
+            packs = [
+                PackId(label.decode("ascii"), attempt, number)
+                for label, attempt, number in _PACK.iter_unpack(data[_HEAD.size : runs_at])
+            ]
+            runs = tuple(
+                BlockRun(count, None if pack == ZEROS else packs[pack], frame, offset)
+                for count, pack, frame, offset in _RUN.iter_unpack(data[runs_at:hashes_at])
+            )
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise IntegrityError("a damaged map chunk") from error
+        hashes = data[hashes_at:]
+        if zero or len(hashes) != blocks * COMPARISON_SIZE or sum(run.blocks for run in runs) != blocks:
+            raise IntegrityError("a damaged map chunk")
+        return cls(runs, bytes(hashes))
+
+
+def join_runs(runs: Iterable[tuple[PackId | None, int, int]], block_size: int) -> tuple[BlockRun, ...]:
+    """Runs from the places (pack, frame, offset) of blocks one by one: neighbours in a frame, and zeros, are joined."""
+    joined: list[BlockRun] = []
+    for pack, frame, offset in runs:
+        if joined:
+            last = joined[-1]
+            follows = last.frame == frame and offset == last.offset + last.blocks * block_size
+            if last.pack == pack and (pack is None or follows):
+                joined[-1] = BlockRun(last.blocks + 1, pack, last.frame, last.offset)
+                continue
+        joined.append(BlockRun(1, pack, frame, offset) if pack is not None else BlockRun(1, None))
+    return tuple(joined)

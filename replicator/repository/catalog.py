@@ -1,0 +1,182 @@
+"""The catalog of one store: what its names say it holds. One LIST per kind, no private key, nothing cached.
+
+A value, replaced whole. It believes names only as far as listing goes: whoever uses an object verifies it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from replicator.core.coverage import Coverage, LsnRange
+from replicator.core.lsn import Lsn, Segment
+from replicator.core.snapshot import Snapshot
+from replicator.core.timeline import TimelineHistory
+from replicator.core.windows import Gap, Window, gaps, windows
+from replicator.errors import UsageError
+from replicator.repository.layout import (
+    SYSTEM_ID,
+    HistoryName,
+    ManifestName,
+    NoteName,
+    PieceName,
+    WalName,
+    history_name,
+    history_prefix,
+    parse_name,
+    pieces_prefix,
+    snapshots_prefix,
+    wal_prefix,
+)  # fmt: skip
+from replicator.repository.notes import gap_of, list_notes
+from replicator.repository.objects import read_header
+from replicator.seal.document import open_document
+from replicator.seal.keyring import Keyring
+from replicator.seal.signature import from_base64url
+from replicator.store.protocol import ReadableStore
+
+
+@dataclass(frozen=True)
+class StoreCatalog:
+    """What one store holds of one system id. `wal` and `pieces` by 24-digit segment name; two names for a complete
+    segment are a conflict. `segment_size` is 0 while there is no WAL.
+    """
+
+    store: str
+    system_id: int
+    segment_size: int
+    snapshots: tuple[Snapshot, ...]
+    wal: Mapping[str, tuple[str, ...]]
+    pieces: Mapping[str, tuple[PieceName, ...]]
+    histories: Mapping[int, TimelineHistory]
+    coverage: Coverage
+    notes: tuple[NoteName, ...] = ()
+    recorded_gaps: tuple[LsnRange, ...] = field(default=())
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Its recoverable windows."""
+        return windows(self.snapshots, self.coverage, self.histories)
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Its gaps, open and closed."""
+        return gaps(self.snapshots, self.coverage, self.recorded_gaps)
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """Segments with more than one content."""
+        return tuple(sorted(name for name, objects in self.wal.items() if len(objects) > 1))
+
+    def segment(self, name: str) -> Segment:
+        """A segment of this system id by its 24-digit name."""
+        return Segment.parse(name, self.segment_size)
+
+    def objects_of(self, segment: Segment) -> tuple[str, ...]:
+        """The complete segment's objects; empty when there is none."""
+        return self.wal.get(segment.name, ())
+
+
+def system_ids(store: ReadableStore) -> tuple[int, ...]:
+    """Every system id a store holds something of, by one short LIST each."""
+    found: list[int] = []
+    after = ""
+    while True:
+        name = next((info.name for info in store.list("", after=after)), None)
+        if name is None:
+            return tuple(found)
+        head = name.partition("/")[0]
+        if SYSTEM_ID.match(head):
+            found.append(int(head))
+        elif head > "9":
+            return tuple(found)
+        after = f"{head}/~" if "/" in name else name
+
+
+def read_histories(store: ReadableStore, system_id: int, keyring: Keyring) -> dict[int, TimelineHistory]:
+    """Every timeline history, verified. Raises IntegrityError."""
+    found: dict[int, TimelineHistory] = {}
+    for info in store.list(history_prefix(system_id)):
+        place = parse_name(info.name)
+        if isinstance(place, HistoryName):
+            found[place.timeline] = TimelineHistory.parse(
+                place.timeline, read_history_file(store, system_id, place.timeline, keyring)
+            )
+    return found
+
+
+def read_history_file(store: ReadableStore, system_id: int, timeline: int, keyring: Keyring) -> bytes:
+    """PostgreSQL's `.history` file, byte for byte. Raises ObjectAbsent, IntegrityError."""
+    name = history_name(system_id, timeline)
+    body = open_document(keyring, "history", name, store.get(name))
+    return from_base64url(body["content"])
+
+
+def list_snapshots(store: ReadableStore, system_id: int) -> tuple[Snapshot, ...]:
+    """Every snapshot that exists in a store, oldest label first: one LIST."""
+    places = (parse_name(info.name) for info in store.list(snapshots_prefix(system_id)))
+    return tuple(sorted(place.snapshot for place in places if isinstance(place, ManifestName)))
+
+
+def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segment_size: int = 0) -> StoreCatalog:
+    """The catalog of one system id. `segment_size` saves the one header it would be read from.
+
+    Raises StoreUnavailable, IntegrityError (a history or the header that is not as signed).
+    """
+    # Pieces before segments: a segment that completes meanwhile loses its pieces only after it is there itself.
+    pieces: dict[str, tuple[PieceName, ...]] = {}
+    first_piece = ""
+    for info in store.list(pieces_prefix(system_id)):
+        place = parse_name(info.name)
+        if isinstance(place, PieceName):
+            first_piece = first_piece or info.name
+            pieces[place.segment] = (*pieces.get(place.segment, ()), place)
+    wal: dict[str, tuple[str, ...]] = {}
+    for info in store.list(wal_prefix(system_id)):
+        place = parse_name(info.name)
+        if isinstance(place, WalName):
+            wal[place.segment] = (*wal.get(place.segment, ()), info.name)
+    sample = next((objects[0] for objects in wal.values()), first_piece)
+    if not segment_size and sample:
+        segment_size = read_header(store, sample, keyring).segment_size
+    notes = tuple(list_notes(store, system_id))
+    return StoreCatalog(
+        store=store.name,
+        system_id=system_id,
+        segment_size=segment_size,
+        snapshots=list_snapshots(store, system_id),
+        wal=wal,
+        pieces=pieces,
+        histories=read_histories(store, system_id, keyring),
+        coverage=Coverage.of(_ranges(wal, pieces, segment_size)),
+        notes=notes,
+        recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
+    )
+
+
+def _ranges(
+    wal: Mapping[str, tuple[str, ...]], pieces: Mapping[str, tuple[PieceName, ...]], segment_size: int
+) -> Iterator[tuple[int, int, int]]:
+    for name in wal:
+        try:
+            segment = Segment.parse(name, segment_size)
+        except UsageError:  # a name that is no segment of this size covers nothing
+            continue
+        yield segment.timeline, segment.start, segment.end
+    for held in pieces.values():
+        for piece in held:
+            yield piece.timeline, piece.start, piece.end
+
+
+def longest_chain(pieces: tuple[PieceName, ...], start: Lsn) -> tuple[PieceName, ...]:
+    """The pieces to read, in order, for the longest gapless run from `start` on."""
+    chain: list[PieceName] = []
+    position = start
+    ordered = sorted(pieces, key=lambda piece: (piece.start, piece.end))
+    while True:
+        usable = [piece for piece in ordered if piece.start <= position < piece.end]
+        if not usable:
+            return tuple(chain)
+        best = max(usable, key=lambda piece: piece.end)
+        chain.append(best)
+        position = best.end
