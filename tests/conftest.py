@@ -1,0 +1,31 @@
+"""What concerns the whole suite: tests that can't run here are listed last with their reason; --require-all fails on them."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --require-all."""
+    parser.addoption("--require-all", action="store_true", help="fail when a test could not run here")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List what could not run, with the reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    word = "FAILED: could not run here" if config.getoption("--require-all") else "could not run here"
+    terminalreporter.section(word)
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --require-all a test that could not run is a failure."""
+    if not session.config.getoption("--require-all"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
