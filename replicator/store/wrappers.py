@@ -1,0 +1,69 @@
+"""Stores within stores: a sub-store of one prefix, and a store that can't be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from replicator.errors import UsageError
+from replicator.store.names import validate_prefix
+from replicator.store.protocol import ObjectInfo, ObjectWriter, Properties, ReadableStore, Store
+
+
+class ReadOnly:
+    """The reading half of a store: writing through it isn't there to be called."""
+
+    def __init__(self, inner: ReadableStore, prefix: str = "") -> None:
+        if prefix and not prefix.endswith("/"):
+            raise UsageError(f"{prefix!a} is not a folder of a store: it must end with a slash")
+        self._readable = inner
+        self._prefix = validate_prefix(prefix)
+
+    @property
+    def name(self) -> str:
+        """The policy's name of the store."""
+        return self._readable.name
+
+    @property
+    def properties(self) -> Properties:
+        """What the store guarantees."""
+        return self._readable.properties
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes [offset, offset + length), cut at the object's end. Raises ObjectAbsent."""
+        return self._readable.get(self._prefix + name, offset, length)
+
+    def get_tail(self, name: str, length: int) -> tuple[bytes, int]:
+        """The last `length` bytes, or all if there are fewer, and the object's size. Raises ObjectAbsent."""
+        return self._readable.get_tail(self._prefix + name, length)
+
+    def stat(self, name: str) -> ObjectInfo:
+        """Facts of one object. Raises ObjectAbsent."""
+        return replace(self._readable.stat(self._prefix + name), name=name)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose name begins with `prefix` and sorts after `after`, ascending bytewise, lazily."""
+        skipped = len(self._prefix)
+        for info in self._readable.list(self._prefix + prefix, after=self._prefix + after if after else ""):
+            yield replace(info, name=info.name[skipped:])
+
+
+class Prefixed(ReadOnly):
+    """The folder `prefix` ("frk/") of a store as a store of its own; names are relative to it."""
+
+    def __init__(self, inner: Store, prefix: str) -> None:
+        super().__init__(inner, prefix)
+        self._inner = inner
+
+    def put(self, name: str, body: bytes | Path) -> None:
+        """Create an object: visible as a whole, durable on return. Raises AlreadyExists."""
+        self._inner.put(self._prefix + name, body)
+
+    def writer(self, name: str) -> ObjectWriter:
+        """Create an object from a stream."""
+        return self._inner.writer(self._prefix + name)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; well when it isn't there."""
+        self._inner.delete(self._prefix + name)
