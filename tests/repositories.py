@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from replicator.repository.repository import Repository, Secrets, open_repository
@@ -41,7 +42,7 @@ def make_repository(
         now=datetime.now(UTC),
         pending=base / "pending",
         pinned_root=None,
-        prepare=lambda: [driver.prepare() for driver in drivers.values()] and None,
+        prepare=partial(_prepare, drivers.values()),
         deliver=lambda _: None,
     )
     initialise(job)
@@ -59,6 +60,11 @@ def resilient(store: Store, *, budget_s: float = 0.2) -> Store:
         breaker_failures=5,
         breaker_reset_s=0.2,
     )
+
+
+def _prepare(drivers: Iterable[DirectoryStore]) -> None:
+    for driver in drivers:
+        driver.prepare()
 
 
 def _identity(path: Path) -> bytes:

@@ -243,7 +243,8 @@ def open_repository(
     for source in sources:
         try:
             keyring, kept = load_keyring(source, cluster, pinned_root)
-            keyring = unlock(keyring, source, secrets).with_writer(secrets.writer)
+            # The copies on this host have no wrapped secrets: with them alone it can seal and verify, not open.
+            unlocked = keyring if source is cache else unlock(keyring, source, secrets)
         except ObjectAbsent:
             continue
         except StoreUnavailable as error:
@@ -251,7 +252,7 @@ def open_repository(
             continue
         if cache is not None and source is not cache:
             cache.keep(kept)
-        return Repository(cluster, keyring, stores)
+        return Repository(cluster, unlocked.with_writer(secrets.writer), stores)
     if silent is not None:
         raise silent
     raise NotFound(

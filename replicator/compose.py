@@ -1,0 +1,360 @@
+"""From a policy to real things: stores, repository, connections, the stream. The only constructor of any of them.
+
+Verbs, the daemon, scripts and tests build through `compose`; tests pass in a clock, a wrapper around each store or a
+step callable. Modules are imported when used, so that a verb pays only for what it needs. It never runs anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from replicator.errors import HostLacks, KeysError, NotFound
+from replicator.policy import DaemonPolicy, Policy, resolve_secret
+from replicator.tolerance import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from replicator.postgres.binaries import Binaries
+    from replicator.postgres.connection import ReplicationConnection
+    from replicator.postgres.query import SqlConnection
+    from replicator.repository.repository import Repository, Secrets
+    from replicator.seal.header import Compression
+    from replicator.seal.signature import SigningKey
+    from replicator.snapshot import TakeJob
+    from replicator.store import ResilientStore, Store
+    from replicator.stream import ClusterStream
+
+_PIN = "root"
+_SLOT = "slot.json"
+
+
+def no_step(_: str) -> None:
+    """The step callable of a process that nobody tries to break."""
+
+
+def compose(
+    policy: Policy,
+    daemon: DaemonPolicy,
+    *,
+    clock: Clock | None = None,
+    wrap_store: Callable[[Store], Store] | None = None,
+    steps: Callable[[str], None] = no_step,
+    interrupt: Event | None = None,
+    budget_s: float | None = None,
+) -> Cluster:
+    """One cluster's constructor. `interrupt`, once set, ends its waits for stores and servers; `budget_s` replaces the
+    policy's retry budget (for a verb that must answer soon). Touches nothing yet.
+    """
+    return Cluster(policy, daemon, clock or SystemClock(), wrap_store, steps, interrupt or Event(), budget_s)
+
+
+class Cluster:
+    """Builds one cluster's parts from its policy. Each process has one per cluster: its stores share their breakers."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        daemon: DaemonPolicy,
+        clock: Clock,
+        wrap_store: Callable[[Store], Store] | None,
+        steps: Callable[[str], None],
+        interrupt: Event,
+        budget_s: float | None,
+    ) -> None:
+        self.policy = policy
+        self.daemon = daemon
+        self.clock = clock
+        self.steps = steps
+        self.interrupt = interrupt
+        self._wrap_store = wrap_store
+        self._budget_s = budget_s
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self.policy.cluster
+
+    @cached_property
+    def state_directory(self) -> Path:
+        """`[state] directory`/<cluster>, 0700, created. Raises HostLacks."""
+        return private_directory(self.daemon.state.directory / self.name)
+
+    @property
+    def spool_directory(self) -> Path:
+        """`[stream] spool`/<cluster>; the stream creates it."""
+        return self.policy.stream.spool / self.name
+
+    @cached_property
+    def base_stores(self) -> Mapping[str, ResilientStore]:
+        """Every store of the policy at its root, with retries, breaker and bulkhead. Resolves their keys."""
+        from replicator.store import open_store
+
+        return {
+            store.name: open_store(
+                store,
+                self.policy.tolerance,
+                resolve_secret,
+                clock=self.clock,
+                stop=self.interrupt,
+                budget_s=self._budget_s,
+            )
+            for store in self.policy.stores
+        }
+
+    def prepare_stores(self) -> None:
+        """Make every store usable for the first time (`init`). Raises StoreUnavailable and its kinds."""
+        for store in self.base_stores.values():
+            store.prepare()
+
+    def stores(self) -> Mapping[str, Store]:
+        """Every store, rooted at this cluster's repository."""
+        return self._stores
+
+    @cached_property
+    def _stores(self) -> Mapping[str, Store]:
+        from replicator.store import Prefixed
+
+        wrap = self._wrap_store or (lambda store: store)
+        return {name: Prefixed(wrap(store), f"{self.name}/") for name, store in self.base_stores.items()}
+
+    def breakers(self) -> Mapping[str, str]:
+        """The state of each store's breaker: closed, open, half-open."""
+        return {name: store.statistics().breaker.state.value for name, store in self.base_stores.items()}
+
+    def retries(self) -> Mapping[str, int]:
+        """How many requests to each store were made again."""
+        return {name: store.statistics().retry.retries for name, store in self.base_stores.items()}
+
+    def password(self) -> bytes | None:
+        """The replication user's password; None where libpq has its own ways."""
+        ref = self.policy.source.password
+        return resolve_secret(ref, what=f"the password of {self.name}'s source") if ref else None
+
+    def writer(self) -> SigningKey | None:
+        """This host's signing key; None when `init` has not been here. Raises KeysError."""
+        from replicator.upkeep.init import load_writer_key
+
+        return load_writer_key(self.policy.encryption.writer_key)
+
+    def secrets(self, *, identity: Path | None = None) -> Secrets:
+        """What this host may open and sign with: passphrase, identity (or the file given instead), writer key."""
+        from replicator.policy import SecretRef
+        from replicator.repository.repository import Secrets
+        from replicator.seal.signature import SEALING_SECRET, SIGNING_SECRET, parse_key
+
+        encryption = self.policy.encryption
+        passphrases: tuple[bytes, ...] = ()
+        identities: tuple[bytes, ...] = ()
+        seed: bytes | None = None
+        if encryption.passphrase is not None:
+            passphrases = (resolve_secret(encryption.passphrase, what=f"the passphrase of {self.name}"),)
+        reference = SecretRef(file=identity.absolute()) if identity is not None else encryption.identity
+        if reference is not None:
+            text = resolve_secret(reference, what=f"the identity of {self.name}").decode("ascii", "replace")
+            if text.startswith(
+                f"{SIGNING_SECRET}:"
+            ):  # a repository without encryption: its sheet holds the root itself
+                seed = parse_key(SIGNING_SECRET, text)
+            else:
+                identities = (parse_key(SEALING_SECRET, text),)
+        return Secrets(passphrases, identities, seed, self.writer())
+
+    @property
+    def pin_path(self) -> Path:
+        """Where this host remembers the first root it saw."""
+        return self.state_directory / _PIN
+
+    @property
+    def pinned_root(self) -> str | None:
+        """The root that the policy names, else the one this host saw first; None before that."""
+        if self.policy.encryption.root is not None:
+            return self.policy.encryption.root
+        path = self.pin_path
+        return path.read_text("ascii").strip() if path.exists() else None
+
+    def pin_root(self, root: str) -> None:
+        """Remember the first root seen; a later one is refused. Does nothing where one is pinned."""
+        if self.pinned_root is None:
+            write_private(self.pin_path, f"{root}\n".encode("ascii"))
+
+    def repository(
+        self,
+        *,
+        secrets: bool | Secrets = True,
+        write: bool = False,
+        only: tuple[str, ...] = (),
+        cached: bool = True,
+    ) -> Repository:
+        """The cluster's repository, from the first of its stores that answers (`only`: of these).
+
+        `secrets` False leaves passphrase and identity alone: such a repository is listed, verified and written, not
+        opened. `write` demands a writer key that the root signed. `cached` allows this host's copies of the documents
+        when no store answers. Raises NotFound, StoreUnavailable, KeysError and its kinds.
+        """
+        from replicator.repository.repository import CachedDocuments, Secrets, open_repository
+
+        held = self.secrets() if secrets is True else Secrets(writer=self.writer()) if secrets is False else secrets
+        stores = self._some(only)
+        cache = CachedDocuments(private_directory(self.state_directory / "documents")) if cached else None
+        repository = open_repository(self.name, stores, held, pinned_root=self.pinned_root, cache=cache)
+        self._check(repository, write=write)
+        return repository
+
+    def _some(self, only: tuple[str, ...]) -> Mapping[str, Store]:
+        """The stores named, so that no other is waited for; all without names. Raises NotFound."""
+        stores = self.stores()
+        unknown = [name for name in only if name not in stores]
+        if unknown:
+            raise NotFound(
+                f"{self.name} has no store {unknown[0]!r}", hint=f"The policy's stores are {', '.join(stores)}."
+            )
+        return {name: stores[name] for name in only} if only else stores
+
+    def _check(self, repository: Repository, *, write: bool) -> None:
+        from replicator.seal.header import Cipher
+        from replicator.seal.signature import SIGNING, key_text
+
+        keyring = repository.keyring
+        sealed = keyring.cipher is not Cipher.NONE
+        if sealed != (self.policy.encryption.mode != "none"):
+            raise KeysError(
+                f"the policy says mode = {self.policy.encryption.mode!r}, the repository is "
+                f"{'encrypted' if sealed else 'not encrypted'}",
+                hint="A repository keeps the mode it was made with; correct the policy, or use stores that are empty.",
+            )
+        if write and not keyring.can_write:
+            raise KeysError(
+                f"this host has no writer key that {self.name}'s repository knows",
+                hint=f"Run `replicator init {self.name}` on this host with a recipient's secret.",
+            )
+        self.pin_root(key_text(SIGNING, keyring.root))
+
+    def replication_connection(self) -> ReplicationConnection:
+        """A new replication connection to the primary. Raises SourceUnavailable and its kinds."""
+        from replicator.postgres.connection import ReplicationConnection
+
+        tolerance = self.policy.tolerance
+        return ReplicationConnection.connect(
+            self.policy.source.conninfo,
+            self.password(),
+            application_name=self.policy.source.slot,
+            connect_timeout=tolerance.connect_timeout,
+            request_timeout=tolerance.request_timeout,
+            stop=self.interrupt,
+        )
+
+    def sql(self) -> SqlConnection:
+        """A new SQL session on the primary. Raises SourceUnavailable and its kinds."""
+        from replicator.postgres.query import SqlConnection
+
+        tolerance = self.policy.tolerance
+        return SqlConnection(
+            self.policy.source.conninfo,
+            self.password(),
+            connect_timeout=tolerance.connect_timeout,
+            statement_timeout=tolerance.request_timeout,
+            stop=self.interrupt,
+        )
+
+    @property
+    def may_create_slot(self) -> bool:
+        """Whether `init` made this policy's slot (or was to make it), so that a lost one may be made again."""
+        try:
+            recorded = json.loads((self.state_directory / _SLOT).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        return isinstance(recorded, dict) and recorded.get("slot") == self.policy.source.slot
+
+    def record_slot(self) -> None:
+        """Remember that the slot is ours."""
+        record = {"slot": self.policy.source.slot, "made_by_init": True}
+        write_private(self.state_directory / _SLOT, json.dumps(record).encode())
+
+    def stream(self, repository: Repository) -> ClusterStream:
+        """The cluster's stream over an opened repository that may be written. Raises HostLacks."""
+        from replicator.stream import ClusterStream, StreamSettings
+
+        stream = self.policy.stream
+        settings = StreamSettings(
+            slot=self.policy.source.slot,
+            acknowledge=stream.acknowledge,
+            spool_limit=stream.spool_limit,
+            piece_interval=stream.piece_interval,
+            piece_size=stream.piece_size,
+            compression=self._compression,
+            level=self.policy.compression.level,
+        )
+        return ClusterStream(
+            repository,
+            self.spool_directory,
+            settings,
+            connect=self.replication_connection,
+            clock=self.clock,
+            sql=self.sql,
+            may_create_slot=lambda: self.may_create_slot,
+            store_statistics={name: store.statistics for name, store in self.base_stores.items()},
+            steps=self.steps,
+        )
+
+    def take_job(self, *, full: bool = False, workers: int | None = None) -> TakeJob:
+        """What `snapshot take` works on; `workers` replaces the policy's. Raises as `repository` does."""
+        from replicator.snapshot import TakeJob
+
+        policy = self.policy
+        return TakeJob(
+            repository=self.repository(write=True),
+            connect=self.replication_connection,
+            sql=self.sql,
+            slot=policy.source.slot,
+            state_directory=self.state_directory,
+            clock=self.clock,
+            full=full,
+            compression=self._compression,
+            level=policy.compression.level,
+            workers=workers if workers is not None else policy.snapshot.workers,
+            checkpoint=policy.snapshot.checkpoint,
+            rate_limit=policy.snapshot.rate_limit,
+            steps=self.steps,
+        )
+
+    @property
+    def _compression(self) -> Compression:
+        from replicator.seal.header import Compression
+
+        return Compression.NONE if self.policy.compression.algorithm == "none" else Compression.ZSTD
+
+    def binaries(self, major: int) -> Binaries:
+        """PostgreSQL's programs of that major version on this host. Raises BinariesMissing."""
+        from replicator.postgres.binaries import find_binaries
+
+        return find_binaries(major, self.policy.source.binaries)
+
+
+def private_directory(path: Path) -> Path:
+    """`path` as a directory that only its owner reads, created with its parents. Raises HostLacks."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostLacks(
+            f"{path} can not be created: {(error.strerror or 'unknown reason').lower()}",
+            hint="Create it for the user that runs replicator, or name another place in the policy.",
+        ) from error
+    return path
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Put a small file of mode 0600 in place at once, durably. Raises HostLacks."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise HostLacks(f"{path} can not be written: {(error.strerror or 'unknown reason').lower()}") from error

@@ -1,0 +1,121 @@
+"""What a take is given, and what it gives back. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replicator.core.moment import rfc3339_of
+from replicator.core.snapshot import Snapshot
+from replicator.postgres.connection import ReplicationConnection
+from replicator.postgres.query import SqlConnection
+from replicator.repository.repository import Repository
+from replicator.seal.header import Compression
+from replicator.tolerance import Clock, SystemClock
+
+#: Named steps of a take, in order; a callable given as `steps` is called with each as it is reached.
+STEPS = ("slot", "stores", "begun", "parent", "backup", "file", "packed", "read", "wal", "sealed", "manifest", "kept")
+
+PAGE_CHECKSUM = "page_checksum"
+PARENT_UNUSABLE = "parent_unusable"
+MARK_UNUSABLE = "mark_unusable"
+STORE_LACKS = "store_lacks_snapshot"
+
+
+def no_step(_: str) -> None:
+    """The step callable of a take that nobody tries to break."""
+
+
+@dataclass(frozen=True)
+class TakeJob:
+    """One snapshot to take. Everything real is passed in.
+
+    `rate_limit` in bytes per second. `store_deadline_s`: how long a store may take nothing before the snapshot goes on
+    without it. `wal_deadline_s`: how long a store's coverage may stand still before it is given up for this snapshot.
+    """
+
+    repository: Repository
+    connect: Callable[[], ReplicationConnection]
+    sql: Callable[[], SqlConnection]
+    slot: str
+    state_directory: Path
+    clock: Clock = field(default_factory=SystemClock)
+    full: bool = False
+    compression: Compression = Compression.ZSTD
+    level: int = 3
+    workers: int = 2
+    checkpoint: str = "fast"
+    rate_limit: int | None = None
+    store_deadline_s: float = 180.0
+    wal_deadline_s: float = 60.0
+    steps: Callable[[str], None] = no_step
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something the operator must know about a snapshot that was taken all the same; members as in `verify --json`."""
+
+    code: str
+    text: str
+    hint: str = ""
+    object: str | None = None
+    store: str | None = None
+    affects: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One row of `snapshot list`. `stop_us` in microseconds; None in `parent` for a full one."""
+
+    snapshot: Snapshot
+    stop_us: int
+    parent: str | None
+    bytes: int
+    added_bytes: int
+    pinned: bool
+    stores: tuple[str, ...]
+    damaged: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The row with the keys that operators bind to."""
+        return {
+            "label": self.snapshot.label,
+            "start_lsn": str(self.snapshot.start),
+            "stop_lsn": str(self.snapshot.stop),
+            "timeline": self.snapshot.timeline,
+            "time": rfc3339_of(self.stop_us),
+            "parent": self.parent,
+            "bytes": self.bytes,
+            "added_bytes": self.added_bytes,
+            "pinned": self.pinned,
+            "stores": list(self.stores),
+            "damaged": self.damaged,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TakeResult:
+    """A snapshot that exists in at least one store."""
+
+    row: SnapshotRow
+    elapsed_s: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0; 6 when a store lacks it; 4 when it is damaged, or the repository was found to be."""
+        codes = {finding.code for finding in self.findings}
+        if codes - {STORE_LACKS}:
+            return 4
+        return 6 if codes else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The row, the seconds it took and the findings."""
+        findings = [finding.as_json() for finding in self.findings]
+        return {**self.row.as_json(), "elapsed_s": round(self.elapsed_s, 3), "findings": findings}

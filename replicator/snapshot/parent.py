@@ -1,0 +1,184 @@
+"""Which snapshot a new one refers to: the newest that every store of this take holds whole and whose hashes we know.
+
+Owns the choice and the reading of a parent's maps. A parent that can't be used costs a full snapshot and is reported.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicator.core.snapshot import Snapshot
+from replicator.errors import IntegrityError, KeysError, ObjectAbsent, StoreUnavailable
+from replicator.repository.layout import PackId, PackName, manifest_name, pack_name, packs_prefix, parse_name
+from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, read_summary
+from replicator.repository.objects import StoredObject, open_object
+from replicator.seal.keyring import Keyring
+from replicator.snapshot.index import IndexWriter, ParentIndex
+from replicator.snapshot.job import PARENT_UNUSABLE, Finding
+from replicator.snapshot.participants import Participants
+from replicator.store.protocol import ReadableStore, Store
+
+#: Snapshots looked at, from the newest back, before a full one is taken.
+_CANDIDATES = 3
+_FRAMES_KEPT = 4
+_PACKS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The snapshot referred to, and its maps."""
+
+    snapshot: Snapshot
+    index: ParentIndex
+
+
+def missing_packs(store: ReadableStore, system_id: int, packs: Iterable[PackId]) -> list[PackId]:
+    """Those of `packs` that a store doesn't list: one LIST per label."""
+    wanted = sorted(packs)
+    held: set[PackId] = set()
+    for label in sorted({pack.label for pack in wanted}):
+        for info in store.list(packs_prefix(system_id, label)):
+            place = parse_name(info.name)
+            if isinstance(place, PackName):
+                held.add(place.pack)
+    return [pack for pack in wanted if pack not in held]
+
+
+def choose_parent(
+    participants: Participants, held: Mapping[str, tuple[Snapshot, ...]], keyring: Keyring, index_path: Path,
+) -> tuple[Snapshot | None, list[Finding]]:  # fmt: skip
+    """The snapshot to refer to, None for a full one, and what the operator must know about those passed over.
+
+    `held` are the snapshots by store. Reads names and signed tables only.
+    """
+    findings: list[Finding] = []
+    common = set.intersection(*(set(held[name]) for name in participants.active))
+    for snapshot in sorted(common, reverse=True)[:_CANDIDATES]:
+        name, store = next(iter(participants.active.items()))
+        try:
+            summary = read_summary(store, snapshot, keyring)
+        except (IntegrityError, ObjectAbsent) as error:
+            findings.append(_unusable(snapshot, name, error))
+            continue
+        except StoreUnavailable as error:
+            participants.leave_out(name, error)
+            return choose_parent(participants, held, keyring, index_path)
+        known = keyring.can_open or _remembers(index_path, snapshot)
+        if known and not summary.damaged and _whole(participants, snapshot.system_id, summary.packs):
+            return snapshot, findings
+    return None, findings
+
+
+def load_parent(
+    participants: Participants, snapshot: Snapshot, keyring: Keyring, index_path: Path
+) -> tuple[Parent | None, list[Finding]]:
+    """The parent's maps: this host's memory of it, else read from the first store that can give them.
+
+    None, with findings, when none can.
+    """
+    findings: list[Finding] = []
+    index = _remembered(index_path, snapshot)
+    for name, store in list(participants.active.items()) if index is None else ():
+        try:
+            read_into_index(store, snapshot, keyring, index_path)
+            index = ParentIndex.open(index_path)
+            break
+        except (IntegrityError, ObjectAbsent, KeysError) as error:
+            findings.append(_unusable(snapshot, name, error))
+        except StoreUnavailable as error:
+            participants.leave_out(name, error)
+    return (Parent(snapshot, index) if index is not None else None), findings
+
+
+def _remembers(path: Path, snapshot: Snapshot) -> bool:
+    index = _remembered(path, snapshot)
+    if index is not None:
+        index.close()
+    return index is not None
+
+
+def _remembered(path: Path, snapshot: Snapshot) -> ParentIndex | None:
+    index = ParentIndex.open(path)
+    if index is not None and index.manifest != manifest_name(snapshot):
+        index.close()
+        return None
+    return index
+
+
+def _whole(participants: Participants, system_id: int, packs: tuple[PackId, ...]) -> bool:
+    def lacks(_: str, store: Store) -> list[PackId]:
+        return missing_packs(store, system_id, packs)
+
+    return not any(participants.each(lacks, what="looking for the parent's packs").values())
+
+
+def _unusable(snapshot: Snapshot, store: str, error: IntegrityError | ObjectAbsent | KeysError) -> Finding:
+    return Finding(
+        PARENT_UNUSABLE,
+        f"snapshot {snapshot.label} can not be a parent: {error.message}",
+        error.hint or "Nothing of it was referred to; verify the repository.",
+        object=manifest_name(snapshot),
+        store=store,
+        affects=snapshot.label,
+    )
+
+
+def read_into_index(store: ReadableStore, snapshot: Snapshot, keyring: Keyring, path: Path) -> None:
+    """Read a snapshot's manifest and maps from a store into this host's memory of it.
+
+    Raises ObjectAbsent, IntegrityError, CannotOpen, StoreUnavailable.
+    """
+    reader = ManifestReader(store, snapshot, keyring)
+    maps = MapReader(store, snapshot.system_id, keyring)
+    with IndexWriter(path.with_name(f"{path.name}.read"), reader.facts.comparison_key) as writer:
+        for entry in reader.entries():
+            chunks = [maps.read(chunk) for chunk in entry.chunks] if isinstance(entry, FileEntry) else []
+            writer.add(entry, chunks)
+        writer.keep(path, manifest_name(snapshot))
+
+
+class MapReader:
+    """Map chunks of any manifest of one system id. Keeps a few frames: chunks of one file lie side by side."""
+
+    def __init__(self, store: ReadableStore, system_id: int, keyring: Keyring) -> None:
+        self._store = store
+        self._system_id = system_id
+        self._keyring = keyring
+        self._packs: OrderedDict[PackId, StoredObject] = OrderedDict()
+        self._frames: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
+
+    def read(self, chunk: bytes | MapRef) -> bytes:
+        """The chunk's bytes. Raises ObjectAbsent, IntegrityError, StoreUnavailable."""
+        if isinstance(chunk, bytes):
+            return chunk
+        frame = self._frame(chunk.pack, chunk.frame)
+        data = frame[chunk.offset : chunk.offset + chunk.length]
+        if len(data) != chunk.length:
+            name = pack_name(self._system_id, chunk.pack)
+            raise IntegrityError(f"{name}: a map chunk lies outside frame {chunk.frame}", object=name)
+        return data
+
+    def _frame(self, pack: PackId, number: int) -> bytes:
+        place = (pack, number)
+        if place not in self._frames:
+            if pack not in self._packs:
+                name = pack_name(self._system_id, pack)
+                self._packs[pack] = open_object(self._store, name, self._keyring)
+                _drop_oldest(self._packs, _PACKS_KEPT)
+            if number >= len(self._packs[pack].table.frames):
+                name = pack_name(self._system_id, pack)
+                raise IntegrityError(f"{name}: has no frame {number}", object=name)
+            self._frames[place] = self._packs[pack].frame(number)
+            _drop_oldest(self._frames, _FRAMES_KEPT)
+        return self._frames[place]
+
+
+def _drop_oldest(kept: OrderedDict[PackId, StoredObject] | OrderedDict[tuple[PackId, int], bytes], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+__all__ = ["MapReader", "Parent", "choose_parent", "load_parent", "missing_packs", "read_into_index"]
