@@ -76,6 +76,15 @@ class Gap:
     open: bool
 
 
+def holes(coverage: Coverage) -> tuple[LsnRange, ...]:
+    """What is missing between held ranges of one timeline."""
+    return tuple(
+        LsnRange(timeline, Lsn(left[1]), Lsn(right[0]))
+        for timeline, pairs in coverage.by_timeline.items()
+        for left, right in pairwise(pairs)
+    )
+
+
 def gaps(
     snapshots: Iterable[Snapshot],
     coverage: Coverage,
@@ -86,12 +95,7 @@ def gaps(
     """
     taken = list(snapshots)
     found: dict[tuple[int, int, int], Gap] = {}
-    holes = [
-        LsnRange(timeline, Lsn(left[1]), Lsn(right[0]))
-        for timeline, pairs in coverage.by_timeline.items()
-        for left, right in pairwise(pairs)
-    ]
-    for hole in [*holes, *recorded]:
+    for hole in [*holes(coverage), *recorded]:
         still = coverage.missing(hole.timeline, hole.start, hole.end)
         for part in still:
             closed = any(snapshot.start >= part.end and snapshot.timeline >= part.timeline for snapshot in taken)

@@ -12,8 +12,8 @@ from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.snapshot import Snapshot
 from replicator.core.timeline import TimelineHistory
-from replicator.core.windows import Gap, Window, gaps, windows
-from replicator.errors import UsageError
+from replicator.core.windows import Gap, Window, gaps, holes, windows
+from replicator.errors import ObjectAbsent, UsageError
 from replicator.repository.layout import (
     SYSTEM_ID,
     HistoryName,
@@ -24,6 +24,7 @@ from replicator.repository.layout import (
     history_name,
     history_prefix,
     parse_name,
+    piece_object,
     pieces_prefix,
     snapshots_prefix,
     wal_prefix,
@@ -34,6 +35,9 @@ from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import from_base64url
 from replicator.store.protocol import ReadableStore
+
+#: How often WAL is listed again while holes change.
+_MOST_LISTS = 3
 
 
 @dataclass(frozen=True)
@@ -121,37 +125,71 @@ def list_snapshots(store: ReadableStore, system_id: int) -> tuple[Snapshot, ...]
 def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segment_size: int = 0) -> StoreCatalog:
     """The catalog of one system id. `segment_size` saves the one header it would be read from.
 
+    The order is that of promises: what is put later is listed earlier, so a stream that runs meanwhile can make the
+    catalog older, never inconsistent. A hole is believed when it is seen twice: pieces may give way during a LIST.
     Raises StoreUnavailable, IntegrityError (a history or the header that is not as signed).
     """
-    # Pieces before segments: a segment that completes meanwhile loses its pieces only after it is there itself.
+    notes = tuple(list_notes(store, system_id))
+    snapshots = list_snapshots(store, system_id)
+    wal, pieces = _list_wal(store, system_id)
+    size = segment_size or _segment_size(store, system_id, keyring, wal, pieces)
+    coverage = Coverage.of(_ranges(wal, pieces, size))
+    for _ in range(_MOST_LISTS):
+        if all(len(pairs) == 1 for pairs in coverage.by_timeline.values()):
+            break
+        seen = coverage
+        wal, pieces = _list_wal(store, system_id)
+        coverage = Coverage.of(_ranges(wal, pieces, size))
+        if holes(coverage) == holes(seen):
+            break
+    return StoreCatalog(
+        store=store.name,
+        system_id=system_id,
+        segment_size=size,
+        snapshots=snapshots,
+        wal=wal,
+        pieces=pieces,
+        histories=read_histories(store, system_id, keyring),
+        coverage=coverage,
+        notes=notes,
+        recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
+    )
+
+
+def _list_wal(
+    store: ReadableStore, system_id: int
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[PieceName, ...]]]:
+    """Pieces first: a segment is put before its pieces go."""
     pieces: dict[str, tuple[PieceName, ...]] = {}
-    first_piece = ""
     for info in store.list(pieces_prefix(system_id)):
         place = parse_name(info.name)
         if isinstance(place, PieceName):
-            first_piece = first_piece or info.name
             pieces[place.segment] = (*pieces.get(place.segment, ()), place)
     wal: dict[str, tuple[str, ...]] = {}
     for info in store.list(wal_prefix(system_id)):
         place = parse_name(info.name)
         if isinstance(place, WalName):
             wal[place.segment] = (*wal.get(place.segment, ()), info.name)
-    sample = next((objects[0] for objects in wal.values()), first_piece)
-    if not segment_size and sample:
-        segment_size = read_header(store, sample, keyring).segment_size
-    notes = tuple(list_notes(store, system_id))
-    return StoreCatalog(
-        store=store.name,
-        system_id=system_id,
-        segment_size=segment_size,
-        snapshots=list_snapshots(store, system_id),
-        wal=wal,
-        pieces=pieces,
-        histories=read_histories(store, system_id, keyring),
-        coverage=Coverage.of(_ranges(wal, pieces, segment_size)),
-        notes=notes,
-        recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
-    )
+    return wal, pieces
+
+
+def _segment_size(
+    store: ReadableStore, system_id: int, keyring: Keyring, wal: Mapping[str, tuple[str, ...]],
+    pieces: Mapping[str, tuple[PieceName, ...]],
+) -> int:  # fmt: skip
+    """From the signed header of the first object still there; 0 when there is none."""
+    for objects in wal.values():
+        return read_header(store, objects[0], keyring).segment_size
+    for held in pieces.values():
+        for piece in held:
+            try:
+                return read_header(store, piece_object(piece), keyring).segment_size
+            except ObjectAbsent:  # it has given way to its segment or to a larger piece
+                continue
+    if not pieces:
+        return 0
+    wal, pieces = _list_wal(store, system_id)
+    return _segment_size(store, system_id, keyring, wal, pieces)
 
 
 def _ranges(

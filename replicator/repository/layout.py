@@ -144,6 +144,12 @@ def piece_name(system_id: int, segment: Segment, start: Lsn, end: Lsn, fingerpri
     return f"{pieces_prefix(system_id, segment)}{start.hex16}-{end.hex16}-{fingerprint}"
 
 
+def piece_object(piece: PieceName) -> str:
+    """The name of a piece read from a listing."""
+    prefix = f"{pieces_prefix(piece.system_id)}{piece.timeline:08X}/{piece.segment}/"
+    return f"{prefix}{piece.start.hex16}-{piece.end.hex16}-{piece.fingerprint}"
+
+
 def packs_prefix(system_id: int, label: str | None = None) -> str:
     """All packs and begins, or those of one label."""
     return f"{system_id}/packs/" if label is None else f"{system_id}/packs/{label}/"

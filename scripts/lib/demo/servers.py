@@ -60,6 +60,8 @@ class Primary:
         self.name, self.port, self.password = name, free_port(), password
         self.directory = base / name
         self._log = base / f"{name}.log"
+        self._log.touch(mode=0o600)
+        give(self._log)
 
     def make(self, schema: str) -> None:
         """initdb, start, schema, replication role."""
