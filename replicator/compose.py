@@ -6,15 +6,14 @@ step callable. Modules are imported when used, so that a verb pays only for what
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from replicator.errors import HostLacks, KeysError, NotFound
+from replicator.errors import KeysError, NotFound
 from replicator.policy import DaemonPolicy, Policy, resolve_secret
 from replicator.tolerance import Clock, SystemClock
 
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
     from replicator.seal.header import Compression
     from replicator.seal.signature import SigningKey
     from replicator.snapshot import TakeJob
-    from replicator.store import ResilientStore, Store
+    from replicator.store import ResilientStore, Store, StoreStatistics
     from replicator.stream import ClusterStream
-
-_PIN = "root"
-_SLOT = "slot.json"
+    from replicator.upkeep.state import HostState
 
 
 def no_step(_: str) -> None:
@@ -53,26 +50,17 @@ def compose(
     return Cluster(policy, daemon, clock or SystemClock(), wrap_store, steps, interrupt or Event(), budget_s)
 
 
+@dataclass(eq=False)
 class Cluster:
     """Builds one cluster's parts from its policy. Each process has one per cluster: its stores share their breakers."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        daemon: DaemonPolicy,
-        clock: Clock,
-        wrap_store: Callable[[Store], Store] | None,
-        steps: Callable[[str], None],
-        interrupt: Event,
-        budget_s: float | None,
-    ) -> None:
-        self.policy = policy
-        self.daemon = daemon
-        self.clock = clock
-        self.steps = steps
-        self.interrupt = interrupt
-        self._wrap_store = wrap_store
-        self._budget_s = budget_s
+    policy: Policy
+    daemon: DaemonPolicy
+    clock: Clock
+    wrap_store: Callable[[Store], Store] | None
+    steps: Callable[[str], None]
+    interrupt: Event
+    budget_s: float | None
 
     @property
     def name(self) -> str:
@@ -80,9 +68,16 @@ class Cluster:
         return self.policy.cluster
 
     @cached_property
+    def state(self) -> HostState:
+        """What this host remembers of the cluster. Raises HostLacks."""
+        from replicator.upkeep.state import HostState
+
+        return HostState(self.daemon.state.directory / self.name)
+
+    @property
     def state_directory(self) -> Path:
         """`[state] directory`/<cluster>, 0700, created. Raises HostLacks."""
-        return private_directory(self.daemon.state.directory / self.name)
+        return self.state.directory
 
     @property
     def spool_directory(self) -> Path:
@@ -94,14 +89,10 @@ class Cluster:
         """Every store of the policy at its root, with retries, breaker and bulkhead. Resolves their keys."""
         from replicator.store import open_store
 
+        tolerance = self.policy.tolerance
         return {
             store.name: open_store(
-                store,
-                self.policy.tolerance,
-                resolve_secret,
-                clock=self.clock,
-                stop=self.interrupt,
-                budget_s=self._budget_s,
+                store, tolerance, resolve_secret, clock=self.clock, stop=self.interrupt, budget_s=self.budget_s
             )
             for store in self.policy.stores
         }
@@ -119,16 +110,12 @@ class Cluster:
     def _stores(self) -> Mapping[str, Store]:
         from replicator.store import Prefixed
 
-        wrap = self._wrap_store or (lambda store: store)
+        wrap = self.wrap_store or (lambda store: store)
         return {name: Prefixed(wrap(store), f"{self.name}/") for name, store in self.base_stores.items()}
 
-    def breakers(self) -> Mapping[str, str]:
-        """The state of each store's breaker: closed, open, half-open."""
-        return {name: store.statistics().breaker.state.value for name, store in self.base_stores.items()}
-
-    def retries(self) -> Mapping[str, int]:
-        """How many requests to each store were made again."""
-        return {name: store.statistics().retry.retries for name, store in self.base_stores.items()}
+    def store_statistics(self) -> Mapping[str, StoreStatistics]:
+        """What each store went through since the start: retries, breaker."""
+        return {name: store.statistics() for name, store in self.base_stores.items()}
 
     def password(self) -> bytes | None:
         """The replication user's password; None where libpq has its own ways."""
@@ -165,30 +152,17 @@ class Cluster:
         return Secrets(passphrases, identities, seed, self.writer())
 
     @property
-    def pin_path(self) -> Path:
-        """Where this host remembers the first root it saw."""
-        return self.state_directory / _PIN
-
-    @property
     def pinned_root(self) -> str | None:
         """The root that the policy names, else the one this host saw first; None before that."""
-        if self.policy.encryption.root is not None:
-            return self.policy.encryption.root
-        path = self.pin_path
-        return path.read_text("ascii").strip() if path.exists() else None
+        return self.policy.encryption.root or self.state.pinned_root
 
     def pin_root(self, root: str) -> None:
         """Remember the first root seen; a later one is refused. Does nothing where one is pinned."""
         if self.pinned_root is None:
-            write_private(self.pin_path, f"{root}\n".encode("ascii"))
+            self.state.pin_root(root)
 
     def repository(
-        self,
-        *,
-        secrets: bool | Secrets = True,
-        write: bool = False,
-        only: tuple[str, ...] = (),
-        cached: bool = True,
+        self, *, secrets: bool | Secrets = True, write: bool = False, only: tuple[str, ...] = (), cached: bool = True
     ) -> Repository:
         """The cluster's repository, from the first of its stores that answers (`only`: of these).
 
@@ -200,7 +174,7 @@ class Cluster:
 
         held = self.secrets() if secrets is True else Secrets(writer=self.writer()) if secrets is False else secrets
         stores = self._some(only)
-        cache = CachedDocuments(private_directory(self.state_directory / "documents")) if cached else None
+        cache = CachedDocuments(self.state.documents) if cached else None
         repository = open_repository(self.name, stores, held, pinned_root=self.pinned_root, cache=cache)
         self._check(repository, write=write)
         return repository
@@ -261,19 +235,9 @@ class Cluster:
             stop=self.interrupt,
         )
 
-    @property
     def may_create_slot(self) -> bool:
         """Whether `init` made this policy's slot (or was to make it), so that a lost one may be made again."""
-        try:
-            recorded = json.loads((self.state_directory / _SLOT).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return False
-        return isinstance(recorded, dict) and recorded.get("slot") == self.policy.source.slot
-
-    def record_slot(self) -> None:
-        """Remember that the slot is ours."""
-        record = {"slot": self.policy.source.slot, "made_by_init": True}
-        write_private(self.state_directory / _SLOT, json.dumps(record).encode())
+        return self.state.made_slot(self.policy.source.slot)
 
     def stream(self, repository: Repository) -> ClusterStream:
         """The cluster's stream over an opened repository that may be written. Raises HostLacks."""
@@ -296,7 +260,7 @@ class Cluster:
             connect=self.replication_connection,
             clock=self.clock,
             sql=self.sql,
-            may_create_slot=lambda: self.may_create_slot,
+            may_create_slot=self.may_create_slot,
             store_statistics={name: store.statistics for name, store in self.base_stores.items()},
             steps=self.steps,
         )
@@ -333,28 +297,3 @@ class Cluster:
         from replicator.postgres.binaries import find_binaries
 
         return find_binaries(major, self.policy.source.binaries)
-
-
-def private_directory(path: Path) -> Path:
-    """`path` as a directory that only its owner reads, created with its parents. Raises HostLacks."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostLacks(
-            f"{path} can not be created: {(error.strerror or 'unknown reason').lower()}",
-            hint="Create it for the user that runs replicator, or name another place in the policy.",
-        ) from error
-    return path
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Put a small file of mode 0600 in place at once, durably. Raises HostLacks."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise HostLacks(f"{path} can not be written: {(error.strerror or 'unknown reason').lower()}") from error

@@ -1,0 +1,189 @@
+"""One cluster in the daemon: its lock, its stream, its views of the stores, its snapshots. One group of threads.
+
+Owns what runs for a cluster and in which order. A cluster that can't be opened is red and tried again; the others
+don't notice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from threading import Event, Lock
+
+from replicator.compose import Cluster
+from replicator.core.lsn import Lsn
+from replicator.core.windows import Gap
+from replicator.daemon import events
+from replicator.daemon.log import get_logger
+from replicator.daemon.snapshots import SnapshotKeeper
+from replicator.daemon.supervisor import Supervisor
+from replicator.errors import Conflict, HostLacks
+from replicator.policy import Schedule
+from replicator.repository.repository import Repository
+from replicator.status.catalogs import CatalogReader, StoreView
+from replicator.status.gather import STREAMING, Failure, Known, cluster_status
+from replicator.status.model import ClusterStatus
+from replicator.stream import ClusterStream, StreamStatistics
+from replicator.tolerance import Deadline
+
+#: A view of a store is about this old at most, while the store answers soon.
+VIEW_S = 30.0
+_TICK_S = 0.5
+
+
+class ClusterNode:
+    """A cluster and its workers. `command` is the child that takes a snapshot."""
+
+    def __init__(self, cluster: Cluster, supervisor: Supervisor, command: Sequence[str]) -> None:
+        self.cluster = cluster
+        self.name = cluster.name
+        self._clock = cluster.clock
+        self._supervisor = supervisor
+        self._workers = supervisor.group(cluster.name)
+        self._tasks = supervisor.group(cluster.name)
+        self._log = get_logger(__name__).bind(cluster=cluster.name)
+        self._lock_fd = -1
+        self._lock = Lock()
+        self._stream: ClusterStream | None = None
+        self._readers: dict[str, CatalogReader] = {}
+        self._stale: dict[str, Event] = {}
+        schedule = cluster.policy.snapshot.schedule
+        self.schedule = Schedule.parse(schedule) if schedule is not None else None
+        self.snapshots = SnapshotKeeper(
+            self.name, self.schedule, command, self._clock, self, self.views, self._refresh_views
+        )
+
+    def lock(self) -> None:
+        """Be the only daemon of this cluster on this host. Raises Conflict."""
+        path = self.cluster.state_directory / "daemon.lock"
+        try:
+            self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.unlock()
+            raise Conflict(
+                f"another daemon runs {self.name} on this host",
+                hint=f"Stop it first; `replicator status {self.name}` asks it how it is.",
+            ) from error
+        except OSError as error:
+            raise HostLacks(f"{path} can not be locked: {(error.strerror or 'unknown reason').lower()}") from error
+
+    def unlock(self) -> None:
+        """Let go of the lock."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def start(self) -> None:
+        """Start the worker that opens the cluster and then starts the others."""
+        self._workers.start("open", self._open)
+
+    def _open(self, _stop: Event) -> None:
+        # Without passphrase or identity: the daemon seals and lists, and never needs to open.
+        repository = self.cluster.repository(secrets=False, write=True)
+        stream = self.cluster.stream(repository)
+        with self._lock:
+            self._stream = stream
+            self._readers = {name: CatalogReader(repository, name, self._clock) for name in repository.stores}
+            self._stale = {name: Event() for name in repository.stores}
+        self._log.info(events.CLUSTER_OPENED, repository=repository.id.hex())
+        self._start_workers(repository, stream)
+
+    def _start_workers(self, repository: Repository, stream: ClusterStream) -> None:
+        for worker in stream.workers():
+            self._workers.start(worker.name, worker.run)
+        for name in repository.stores:
+            self._workers.start(f"catalog {name}", partial(self._read_views, name))
+        self._tasks.start("snapshots", self.snapshots.run)
+
+    def _read_views(self, name: str, stop: Event) -> None:
+        """Read one store's view now and then, and when something changed."""
+        reader, stale = self._readers[name], self._stale[name]
+        while not stop.is_set():
+            stale.clear()
+            began = self._clock.monotonic()
+            reader.refresh()
+            now = self._clock.monotonic()
+            due = now + max(VIEW_S, 2 * (now - began))  # a store that lists slowly is not listed all the time
+            while self._clock.monotonic() < due and not stale.is_set():
+                if self._clock.wait(stop, _TICK_S):
+                    return
+
+    def _refresh_views(self) -> None:
+        for stale in list(self._stale.values()):
+            stale.set()
+
+    def views(self) -> Mapping[str, StoreView]:
+        """What the stores hold, as last read."""
+        with self._lock:
+            return {name: reader.view for name, reader in self._readers.items()}
+
+    def streaming(self) -> bool:
+        """Whether WAL arrives now."""
+        statistics = self._statistics()
+        return statistics is not None and statistics.state == STREAMING
+
+    def gaps(self) -> frozenset[Gap]:
+        """Gaps that the stream met since it started."""
+        statistics = self._statistics()
+        return frozenset(statistics.gaps) if statistics is not None else frozenset()
+
+    def cut(self, lsn: Lsn) -> None:
+        """Ask the stream for a piece that ends at or after `lsn`."""
+        stream = self._stream
+        if stream is not None:
+            stream.cut(lsn)
+
+    def ready(self) -> bool:
+        """Whether it streams and at least one store takes."""
+        statistics = self._statistics()
+        if statistics is None or statistics.state != STREAMING:
+            return False
+        return any(store.state == "ok" for store in statistics.stores.values())
+
+    def _statistics(self) -> StreamStatistics | None:
+        stream = self._stream
+        return stream.statistics() if stream is not None else None
+
+    def status(self) -> ClusterStatus:
+        """How it stands."""
+        stores = self.cluster.store_statistics() if self._stream is not None else {}
+        task, problem = self.snapshots.task(), self.snapshots.problem()
+        failures = tuple(
+            Failure(f"{self.name}, {state.name}", state.error)
+            for state in (*self._workers.states(), *self._tasks.states())
+            if state.error is not None
+        )
+        return cluster_status(
+            Known(
+                policy=self.cluster.policy,
+                now=self._clock.now(),
+                views=self.views(),
+                stream=self._statistics(),
+                breakers={name: store.breaker.state.value for name, store in stores.items()},
+                retries={name: store.retry.retries for name, store in stores.items()},
+                tasks=(task,) if task is not None else (),
+                failures=failures,
+                task_problems=(problem,) if problem is not None else (),
+            )
+        )
+
+    def stop_tasks(self) -> None:
+        """Ask children to end; returns at once."""
+        self._tasks.stop.set()
+
+    def flush(self, deadline: Deadline, _stop: Event) -> None:
+        """Ship what was received, as far as the deadline allows."""
+        stream = self._stream
+        if stream is None:
+            return
+        stream.flush(deadline)
+        self._log.info(events.FLUSH_ENDED, only_in_spool_bytes=stream.statistics().only_in_spool_bytes)
+
+    def interrupt(self) -> None:
+        """End every wait of its workers, now."""
+        self.cluster.interrupt.set()
+        self._workers.stop.set()
+        self._tasks.stop.set()

@@ -1,0 +1,146 @@
+"""The daemon: all clusters of this host under one supervisor, from start to an orderly end.
+
+Owns the main thread. It answers for the HTTP interface from memory, and serves none itself: services are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Event
+from typing import Any
+
+from replicator import __version__
+from replicator.compose import Cluster
+from replicator.core.moment import rfc3339
+from replicator.daemon import events
+from replicator.daemon.cluster import ClusterNode
+from replicator.daemon.log import get_logger
+from replicator.daemon.scheduler import Scheduler
+from replicator.daemon.signals import Signals, notify
+from replicator.daemon.snapshots import KIND
+from replicator.daemon.supervisor import Run, Supervisor
+from replicator.status import metrics
+from replicator.status.model import Status
+from replicator.tolerance import Clock, Deadline
+
+#: How long the end may take: for shipping what was received, and for all threads after that.
+FLUSH_S, JOIN_S = 20.0, 10.0
+_TICK_S = 0.5
+_LIVE_S = 10.0
+
+
+class Daemon:
+    """Build it, add services, `run` it in the main thread. `command` names a cluster's snapshot child."""
+
+    def __init__(
+        self,
+        clusters: Sequence[Cluster],
+        command: Callable[[str], Sequence[str]],
+        clock: Clock,
+        *,
+        flush_s: float = FLUSH_S,
+    ) -> None:
+        self._clock = clock
+        self._flush_s = flush_s
+        self._bug = Event()
+        self._signals: Signals | None = None
+        self._supervisor = Supervisor(clock, on_bug=self._on_bug)
+        self._services = self._supervisor.group("")
+        self._nodes = [ClusterNode(cluster, self._supervisor, command(cluster.name)) for cluster in clusters]
+        self._pending: list[tuple[str, Run]] = []
+        self._log = get_logger(__name__)
+        self._since = clock.now()
+        self._beat = clock.monotonic()
+
+    def add_service(self, name: str, run: Run) -> None:
+        """A worker of the daemon's own, which outlives the clusters' by the flush."""
+        self._pending.append((name, run))
+
+    def live(self) -> bool:
+        """Whether the supervisor turns."""
+        return self._clock.monotonic() - self._beat < _LIVE_S and not self._bug.is_set()
+
+    def ready(self) -> dict[str, bool]:
+        """By cluster: whether it streams and a store takes."""
+        return {node.name: node.ready() for node in self._nodes}
+
+    def _status(self) -> Status:
+        return Status({node.name: node.status() for node in self._nodes}, self._since)
+
+    def status(self) -> dict[str, Any]:
+        """As `status --json`."""
+        return self._status().as_json()
+
+    def metrics(self) -> tuple[str, bytes]:
+        """Content type and body for Prometheus."""
+        return metrics.CONTENT_TYPE, metrics.render(self._status(), self._clock.now())
+
+    def lock(self) -> None:
+        """Be the only daemon of these clusters on this host, until `run` ends. Raises Conflict, HostLacks."""
+        for node in self._nodes:
+            node.lock()
+
+    def run(self) -> int:
+        """Run until a signal or a bug; the exit code. Call `lock` before."""
+        scheduler = Scheduler()
+        try:
+            with Signals() as signals:
+                self._signals = signals
+                self._start(scheduler)
+                while not signals.asked and not self._bug.is_set():
+                    self._turn(signals)
+                self._end(scheduler, signals)
+                self._signals = None
+        finally:
+            for node in self._nodes:
+                node.unlock()
+        code = 1 if self._bug.is_set() else 0
+        self._log.info(events.DAEMON_STOPPED, exit_code=code)
+        return code
+
+    def _start(self, scheduler: Scheduler) -> None:
+        names = [node.name for node in self._nodes]
+        self._log.info(events.DAEMON_STARTED, version=__version__, pid=os.getpid(), clusters=names)
+        for name, run in self._pending:
+            self._services.start(name, run)
+        for node in self._nodes:
+            node.start()
+            if node.schedule is not None:
+                enqueue = partial(node.snapshots.request, "schedule")
+                scheduler.add(KIND, node.name, node.schedule, enqueue)
+                due = node.schedule.next_after(self._clock.now())
+                self._log.info(events.SCHEDULE_SET, cluster=node.name, schedule=node.schedule.text, next=rfc3339(due))
+        scheduler.start()
+        notify("READY=1")
+
+    def _turn(self, signals: Signals) -> None:
+        """One turn of the supervisor."""
+        self._beat = self._clock.monotonic()
+        self._supervisor.states()
+        signals.wait(_TICK_S)
+
+    def _on_bug(self) -> None:
+        self._bug.set()
+        signals = self._signals
+        if signals is not None:
+            signals.wake()
+
+    def _end(self, scheduler: Scheduler, signals: Signals) -> None:
+        """Children are asked to end while what was received is shipped; a second signal cuts both short."""
+        self._log.info(events.DAEMON_STOPPING, reason=signals.last or "bug")
+        notify("STOPPING=1")
+        scheduler.stop()
+        deadline = Deadline(self._clock, self._flush_s)
+        flushing = self._supervisor.group("")
+        for node in self._nodes:
+            node.stop_tasks()
+            flushing.start(f"flush {node.name}", partial(node.flush, deadline))
+        while flushing.running() and not deadline.over and signals.asked < 2:
+            self._turn(signals)
+        for node in self._nodes:
+            node.interrupt()
+        late = self._supervisor.stop(Deadline(self._clock, JOIN_S if signals.asked < 2 else 2.0))
+        if late:
+            self._log.warning(events.DAEMON_STOPPING, reason="deadline", late=list(late))

@@ -1,0 +1,64 @@
+"""This host: PostgreSQL's programs for restores, and directories with room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from replicator.doctor.finding import RESTORES, STREAM, Finding, finding_of
+from replicator.doctor.subject import Patient
+from replicator.errors import BinariesMissing, HostLacks
+from replicator.policy import format_size
+from replicator.postgres.query import SqlConnection
+
+_PROGRAMS = ("postgres", "pg_ctl", "pg_controldata", "pg_waldump")
+
+
+def check_binaries(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
+    """Findings about the programs of the server's major version."""
+    try:
+        binaries = patient.binaries(sql.server_version // 10000)
+        for program in _PROGRAMS:
+            binaries.program(program)
+    except BinariesMissing as error:
+        yield finding_of(error, RESTORES)
+
+
+def check_directories(patient: Patient) -> Iterator[Finding]:
+    """Findings about the state directory and the spool."""
+    try:
+        state = patient.state_directory()
+    except HostLacks as error:
+        yield finding_of(error, STREAM)
+    else:
+        yield from _writable(state, "the state directory")
+    spool = patient.spool_directory
+    yield from _writable(spool, "the spool")
+    base = _existing(spool)
+    used = sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()) if spool.is_dir() else 0
+    free, limit = shutil.disk_usage(base).free, patient.policy.stream.spool_limit
+    if free + used < limit:
+        yield Finding(
+            "little_room",
+            f"the spool may grow to {format_size(limit)} and its disk has {format_size(free)} free",
+            "Lower [stream] spool_limit, or give the spool a larger disk.",
+            STREAM,
+        )
+
+
+def _writable(path: Path, what: str) -> Iterator[Finding]:
+    base = _existing(path)
+    if not os.access(base, os.W_OK | os.X_OK):
+        yield Finding(
+            "not_writable",
+            f"{what} {path} can not be written by this user",
+            f"Create it for the user that runs replicator: install -d -m 700 -o USER {path}",
+            STREAM,
+        )
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest directory above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())

@@ -1,0 +1,94 @@
+"""What the stores hold, read now and then: one view per store, replaced whole.
+
+Owns reading the catalogs for status. A store that does not answer keeps its last view, with the error beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from replicator.core.lsn import Lsn
+from replicator.core.snapshot import Snapshot
+from replicator.errors import ReplicatorError
+from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.repository import Repository
+from replicator.status.windows import Times, gap_json, windows_json
+from replicator.tolerance import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """One store at `read_at` (None: never read). `error` is the failure of the last try, if it failed."""
+
+    store: str
+    read_at: datetime | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+    windows: tuple[dict[str, Any], ...] = ()
+    gaps: tuple[dict[str, Any], ...] = ()
+    conflicts: tuple[str, ...] = ()
+    end: Lsn | None = None
+    error: ReplicatorError | None = None
+
+
+class CatalogReader:
+    """Reads one store's view again and again. One thread at a time."""
+
+    def __init__(self, repository: Repository, store: str, clock: Clock) -> None:
+        self._repository = repository
+        self._store = repository.store(store)
+        self._clock = clock
+        self._times = Times(self._store, repository.keyring)
+        self.view = StoreView(store)
+
+    def refresh(self) -> StoreView:
+        """Read it; a failure is part of the view. Anything but our own errors is a bug and raised."""
+        try:
+            self.view = self._read()
+        except ReplicatorError as error:
+            self.view = replace(self.view, error=error)
+        return self.view
+
+    def _read(self) -> StoreView:
+        """A listing takes time while shippers replace pieces: a hole counts when a second listing shows it too."""
+        view = self._read_once()
+        if any(gap["open"] and gap not in self.view.gaps for gap in view.gaps):
+            again = self._read_once()
+            view = replace(again, gaps=tuple(gap for gap in again.gaps if not gap["open"] or gap in view.gaps))
+        return view
+
+    def _read_once(self) -> StoreView:
+        now = self._clock.now()
+        keyring = self._repository.keyring
+        catalogs = [read_catalog(self._store, system, keyring) for system in system_ids(self._store)]
+        return StoreView(
+            store=self._store.name,
+            read_at=now,
+            snapshots=tuple(sorted(snapshot for catalog in catalogs for snapshot in catalog.snapshots)),
+            windows=tuple(window for catalog in catalogs for window in windows_json(catalog, self._times)),
+            gaps=tuple(gap_json(gap) for catalog in catalogs for gap in catalog.gaps),
+            conflicts=tuple(name for catalog in catalogs for name in catalog.conflicts),
+            end=max((end for catalog in catalogs if (end := coverage_end(catalog)) is not None), default=None),
+        )
+
+
+def coverage_end(catalog: StoreCatalog) -> Lsn | None:
+    """The last byte held on the newest timeline; None when there is no WAL."""
+    held = catalog.coverage.by_timeline
+    if not held:
+        return None
+    pairs = held[max(held)]
+    return Lsn(pairs[-1][1]) if pairs else None
+
+
+def labels(views: Iterable[StoreView]) -> tuple[str, ...]:
+    """The labels of all snapshots, oldest first."""
+    return tuple(sorted({snapshot.label for view in views for snapshot in view.snapshots}))
+
+
+def open_gaps(views: Iterable[StoreView]) -> tuple[dict[str, Any], ...]:
+    """Gaps that are open in any store, each once."""
+    found = {(gap["timeline"], gap["start_lsn"]): gap for view in views for gap in view.gaps if gap["open"]}
+    return tuple(found[key] for key in sorted(found))
