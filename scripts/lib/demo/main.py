@@ -269,7 +269,9 @@ directory = "{self.base}/state"
         print("\n".join(lines), file=sys.stderr)
 
     def close(self) -> None:
-        """End everything that was started, and remove the files."""
+        """End everything that was started, and remove the files. Not to be interrupted."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for writer in self.writers:
             writer.stop()
         if self.daemon is not None:
@@ -314,6 +316,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running and say how to look around")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     story = Story(as_json=options.json)
     demo = Demo(story)

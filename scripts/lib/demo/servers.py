@@ -189,16 +189,21 @@ def environment() -> dict[str, str]:
 def replicator(policies: Path, *arguments: str) -> Any:
     """Run a verb as an operator would; its JSON."""
     command = [str(PROGRAM), *arguments, "--policies", str(policies), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment(), check=False, start_new_session=True
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
     )
-    if done.returncode:
-        said = f"{done.stdout.strip()} {done.stderr.strip()[-2000:]}"
-        raise RuntimeError(f"replicator {' '.join(arguments)} ended with {done.returncode}: {said}")
-    return json.loads(done.stdout)
+    try:
+        out, err = process.communicate()
+    except BaseException:
+        end(process, 30)  # a verb that is asked to end cleans up after itself
+        raise
+    if process.returncode:
+        said = f"{out.strip()} {err.strip()[-2000:]}"
+        raise RuntimeError(f"replicator {' '.join(arguments)} ended with {process.returncode}: {said}")
+    return json.loads(out)
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
+def end(process: subprocess.Popen[Any], seconds: float = 10) -> None:
     """Ask a process that we started to end, then make it."""
     process.terminate()
     try:
