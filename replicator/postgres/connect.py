@@ -20,6 +20,8 @@ from replicator.postgres import refusal
 from replicator.postgres.conninfo import Target
 from replicator.postgres.waiting import TICK, Wait, wait_socket
 
+_UNREACHED = "Start the server, or correct host and port in conninfo; a firewall may also stand between."
+
 
 class Opening(Enum):
     """How far an attempt came: open; refused by a server that was reached; no server reached."""
@@ -61,7 +63,7 @@ def _connect(target: Target, connect_timeout: float, stop: Event | None) -> PGco
         if opening is Opening.REFUSED:
             raise refusal.error_for(target, pgconn, doing)
         if opening is Opening.UNREACHED:
-            raise SourceUnavailable(f"{doing}: {refusal.words(pgconn)}", sqlstate=None)
+            raise SourceUnavailable(f"{doing}: {refusal.words(pgconn)}", hint=_UNREACHED, sqlstate=None)
         if target.wants_primary and not is_primary(pgconn):
             raise SourceUnavailable(
                 f"{doing}: the server is a standby, not the primary",
@@ -101,7 +103,7 @@ def _poll(pgconn: PGconn, seconds: float, doing: str, stop: Event | None) -> Ope
             if stop is not None and stop.is_set():
                 raise Interrupted(f"{doing}: stopped")
             if time.monotonic() >= until:
-                raise SourceUnavailable(f"{doing}: no answer within {seconds:g} s", sqlstate=None)
+                raise SourceUnavailable(f"{doing}: no answer within {seconds:g} s", hint=_UNREACHED, sqlstate=None)
         state = pgconn.connect_poll()
         if state == PollingStatus.OK:
             return Opening.OPEN

@@ -52,9 +52,13 @@ def remember(target: Target, sqlstate: str | None) -> None:
 
 
 def words(pgconn: PGconn) -> str:
-    """libpq's message about a failed attempt, on one line, without the address that ours names already."""
-    message = " ".join(pgconn.get_error_message().split())
-    return message.partition(" failed: ")[2] or message
+    """libpq's message about a failed attempt, on one line, without the address that ours names already and without the
+    question that it adds (a line with a tab): ours is in the hint.
+    """
+    said = [line for line in pgconn.get_error_message().splitlines() if not line.startswith("\t")]
+    message = " ".join(" ".join(said).split())
+    message = message.partition(" failed: ")[2] or message
+    return message[:1].lower() + message[1:] if message[1:2].islower() else message
 
 
 def error_for(target: Target, pgconn: PGconn, doing: str) -> ReplicatorError:

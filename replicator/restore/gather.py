@@ -1,0 +1,129 @@
+"""What the planner stands on, read from the stores: catalogs, summaries, packs, send times.
+
+Owns which stores are asked and what a silent one means: a plan may do without it, "unreachable" may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from replicator.errors import IntegrityError, NotFound, ObjectAbsent, StoreUnavailable
+from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.layout import PackName, packs_prefix, parse_name
+from replicator.repository.manifests import ManifestSummary, read_summary
+from replicator.repository.objects import read_table
+from replicator.repository.repository import Repository
+from replicator.restore.plan import PlanRequest, RecoveryPlan, StoreView, plan
+from replicator.restore.probe import WalProbe
+from replicator.restore.route import Route
+from replicator.restore.walfile import renewed
+from replicator.seal.keyring import Keyring
+from replicator.store.protocol import ReadableStore
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Views, newest system id first, the stores that did not answer, and what is wrong with manifests left out."""
+
+    views: tuple[StoreView, ...]
+    silent: Mapping[str, StoreUnavailable] = field(default_factory=dict)
+    damaged: tuple[IntegrityError, ...] = ()
+
+
+def gather(repository: Repository) -> Gathered:
+    """Read every store of `repository`. Raises StoreUnavailable when none answers, IntegrityError."""
+    views: list[StoreView] = []
+    silent: dict[str, StoreUnavailable] = {}
+    damaged: list[IntegrityError] = []
+    for name, store in repository.stores.items():
+        try:
+            for system_id in system_ids(store):
+                catalog = read_catalog(store, system_id, repository.keyring)
+                views.append(_view(store, catalog, repository.keyring, damaged))
+        except StoreUnavailable as error:
+            silent[name] = error
+    if silent and len(silent) == len(repository.stores):
+        raise next(iter(silent.values()))
+    newest = {view.catalog.system_id: "" for view in views}
+    for view in views:
+        for snapshot in view.catalog.snapshots:
+            newest[snapshot.system_id] = max(newest[snapshot.system_id], snapshot.label)
+    ordered = sorted(views, key=lambda view: newest[view.catalog.system_id], reverse=True)
+    return Gathered(tuple(ordered), silent, tuple(damaged))
+
+
+def _view(store: ReadableStore, catalog: StoreCatalog, keyring: Keyring, damaged: list[IntegrityError]) -> StoreView:
+    """The view without snapshots whose manifest is damaged: others may still be restored."""
+    summaries: dict[str, ManifestSummary] = {}
+    for found in catalog.snapshots:
+        try:
+            summaries[found.label] = read_summary(store, found, keyring)
+        except ObjectAbsent:
+            continue  # removed since it was listed
+        except IntegrityError as error:
+            damaged.append(error)
+    good = tuple(found for found in catalog.snapshots if found.label in summaries)
+    places = (parse_name(info.name) for info in store.list(packs_prefix(catalog.system_id))) if good else ()
+    packs = frozenset(place.pack for place in places if isinstance(place, PackName))
+    return StoreView(replace(catalog, snapshots=good), summaries, packs)
+
+
+class StoreTimes:
+    """SendTimes from the signed tables: one suffix range for each object asked about, kept."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._kept: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def sent_us(self, route: Route, number: int) -> int:
+        """As SendTimes."""
+        return self._times(route, number, -1)[1]
+
+    def begun_us(self, route: Route, number: int) -> int:
+        """As SendTimes."""
+        return self._times(route, number, 0)[0]
+
+    def _times(self, route: Route, number: int, which: int) -> tuple[int, int]:
+        """First and last time of one object of a file, the first (0) or the last (-1). One that has gone since the
+        catalog was read is looked up again.
+        """
+        file = route.file(number)
+        if not file.sources:
+            return 0, 0
+        try:
+            return self._of(route.catalog.store, file.sources[which].name)
+        except ObjectAbsent:
+            file = renewed(self._repository.store(route.catalog.store), file)
+            return self._of(route.catalog.store, file.sources[which].name)
+
+    def _of(self, store: str, name: str) -> tuple[int, int]:
+        key = (store, name)
+        if key not in self._kept:
+            table = read_table(self._repository.store(store), name, self._repository.keyring)
+            self._kept[key] = table.first_us, table.last_us
+        return self._kept[key]
+
+
+def plan_from(repository: Repository, request: PlanRequest, gathered: Gathered, probe: WalProbe | None) -> RecoveryPlan:
+    """`plan` over what was gathered. "Not there" is said only when every store has answered.
+
+    Raises what `plan` does, and StoreUnavailable in the place of NotFound while a store is silent, or the
+    IntegrityError of a manifest that was left out.
+    """
+    try:
+        found = plan(request, gathered.views, StoreTimes(repository), probe)
+    except NotFound as error:
+        if gathered.damaged:
+            raise gathered.damaged[0] from error
+        if not gathered.silent:
+            raise
+        name, silence = next(iter(gathered.silent.items()))
+        raise StoreUnavailable(
+            f"store {name} does not answer ({silence.message}), and elsewhere {error.message}",
+            hint=error.hint or "Try again when it answers, or name another store with --store.",
+            store=name,
+        ) from error
+    warnings = [f"a snapshot was passed over: {error.message}" for error in gathered.damaged]
+    warnings += [f"store {name} does not answer: {error.message}" for name, error in gathered.silent.items()]
+    return replace(found, warnings=(*found.warnings, *warnings))

@@ -1,0 +1,85 @@
+"""Whether this host can take a restore: room, user, port, and who may get where. Checked before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from replicator.errors import HostLacks, UsageError
+from replicator.postgres.binaries import as_user, run
+from replicator.restore.tree import host_errors, owner_ids
+
+
+def check_host(into: Path, owner: str | None, port: int | None, *, starts: bool) -> None:
+    """Raise UsageError when root named no owner to start as, HostLacks for a user that does not exist or can't get to
+    the directory, or a port that is taken.
+    """
+    if port is not None and not starts:
+        raise UsageError("--port goes with --start", hint="Without --start the port stands in postgresql.conf.")
+    if starts and owner is None and os.geteuid() == 0:
+        raise UsageError(
+            "--start as root needs --owner",
+            hint="PostgreSQL refuses to run as root; name its user, for example --owner postgres.",
+        )
+    if owner is not None:
+        owner_ids(owner)
+        _check_reach(into, owner)
+    if port is not None:
+        _check_port(port)
+
+
+def _check_reach(into: Path, owner: str) -> None:
+    place = _existing(into.parent)
+    if run(["test", "-x", str(place)], timeout=30, owner=owner).returncode != 0:
+        raise HostLacks(
+            f"{owner} can not get to {place}",
+            hint="Restore into a directory below one that the server's user may enter.",
+        )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise HostLacks(
+                f"port {port} is taken", hint="Name another with --port, or leave it out for a free one."
+            ) from error
+
+
+def check_room(into: Path, needed: int) -> None:
+    """Raise HostLacks when the disk has less than `needed` bytes free."""
+    place = _existing(into)
+    with host_errors(place):
+        free = shutil.disk_usage(place).free
+    if free < needed:
+        raise HostLacks(
+            f"{place} has {free // 2**20} MB free, the restore needs {needed // 2**20} MB",
+            hint="Make room, or restore to another disk.",
+        )
+
+
+def check_command(command: Sequence[str], owner: str | None) -> None:
+    """Raise HostLacks unless the server's user can run replicator: the WAL is more than is prefetched."""
+    try:
+        words = [*command, "--version"]
+        done = subprocess.run(words, capture_output=True, timeout=60, check=False, **as_user(owner))
+        well = done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        well = False
+    if not well:
+        raise HostLacks(
+            f"{owner or 'this user'} can not run {command[0]}, and the WAL is more than is prefetched",
+            hint="Use --start, which fetches ahead of the server, or install replicator where that user can run it.",
+        )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,270 @@
+"""A restore from the plan to a directory that can start, or to a server that has recovered.
+
+Owns the order: everything is checked before the directory is touched, and pg_control gets its name last. An aborted
+restore leaves a directory that can not start, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from replicator.core.progress import Progress, Report, silent
+from replicator.core.target import TargetKind
+from replicator.errors import (
+    BinariesMissing,
+    CannotOpen,
+    HostLacks,
+    IntegrityError,
+    ReplicatorError,
+    TargetUnreachable,
+)
+from replicator.postgres.binaries import Binaries
+from replicator.postgres.waldump import Waldump
+from replicator.repository.manifests import ManifestReader, SnapshotFacts
+from replicator.repository.repository import Repository
+from replicator.restore import host, settings, start, tablespaces
+from replicator.restore.access import StoreAccess
+from replicator.restore.fetch import Fetch
+from replicator.restore.gather import Gathered, gather, plan_from
+from replicator.restore.plan import PlanRequest, RecoveryPlan
+from replicator.restore.prefetch import DEFAULT_WINDOW, Prefetcher
+from replicator.restore.recoverydir import RecoveryDirectory
+from replicator.restore.tree import Tree, host_errors
+from replicator.restore.walprobe import WaldumpProbe
+
+_READS_WAL = (TargetKind.TIME, TargetKind.XID, TargetKind.NAME)
+#: How the guard starts us.
+PYTHON = (sys.executable, "-m", "replicator")
+
+
+@dataclass(frozen=True)
+class RestoreJob:
+    """What to restore, from where, into what. `access` reaches each store of `repository` without a policy."""
+
+    repository: Repository
+    access: Mapping[str, StoreAccess]
+    request: PlanRequest
+    into: Path
+    binaries: Callable[[int], Binaries]
+    tablespaces: Mapping[int, Path] = field(default_factory=dict)
+    workers: int = 4
+    start: bool = False
+    port: int | None = None
+    owner: str | None = None
+    window: int = DEFAULT_WINDOW
+    command: tuple[str, ...] = PYTHON
+    report: Report = silent
+    stop: Event = field(default_factory=Event)
+    step: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """A restore that ran. Without `started` the four after it are None."""
+
+    plan: RecoveryPlan
+    data_directory: Path
+    started: start.Started | None
+    elapsed_s: float
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The value of `restore --json`."""
+        ran = self.started
+        return {
+            **self.plan.as_json(),
+            "data_directory": str(self.data_directory),
+            "started": ran is not None,
+            "port": ran.port if ran else None,
+            "pid": ran.pid if ran else None,
+            "reached_lsn": str(ran.reached_lsn) if ran and ran.reached_lsn is not None else None,
+            "reached_time": ran.reached_time if ran else None,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+def make_plan(job: RestoreJob) -> RecoveryPlan:
+    """The plan, as `--dry-run` shows it; touches nothing.
+
+    Raises what `plan` does, CannotOpen and BinariesMissing for a target that only the WAL can answer, StoreUnavailable.
+    """
+    gathered = gather(job.repository)
+    with _probe(job, gathered) as probe:
+        return plan_from(job.repository, job.request, gathered, probe)
+
+
+def _probe(job: RestoreJob, gathered: Gathered) -> AbstractContextManager[WaldumpProbe | None]:
+    kind = job.request.target.kind
+    if not job.request.can_open:
+        if kind in (TargetKind.XID, TargetKind.NAME):
+            raise _can_not_open(job)
+        return nullcontext()
+    facts = _any_facts(job, gathered)
+    if facts is None:
+        return nullcontext()
+    try:
+        binaries = job.binaries(_major(facts))
+        binaries.program("pg_waldump")
+    except BinariesMissing:
+        if kind in _READS_WAL:
+            raise
+        return nullcontext()
+    return WaldumpProbe(job.repository, Waldump(binaries))
+
+
+def _any_facts(job: RestoreJob, gathered: Gathered) -> SnapshotFacts | None:
+    """The facts of the snapshot asked for, else of the newest whose manifest opens: which PostgreSQL this is."""
+    found = [(snapshot, view) for view in gathered.views for snapshot in view.catalog.snapshots]
+    damaged: IntegrityError | None = None
+    for snapshot, view in sorted(found, key=lambda item: item[0].label, reverse=True):
+        if job.request.snapshot in (None, snapshot.label):
+            try:
+                store = job.repository.store(view.catalog.store)
+                return ManifestReader(store, snapshot, job.repository.keyring).facts
+            except IntegrityError as error:
+                damaged = error
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def _can_not_open(job: RestoreJob) -> CannotOpen:
+    return CannotOpen(
+        f"this host holds no private key of {job.repository.cluster}'s repository",
+        hint="Give [encryption] passphrase or identity in the policy, --identity FILE, or --sheet FILE.",
+    )
+
+
+def _major(facts: SnapshotFacts) -> int:
+    return facts.server_version // 10000
+
+
+def restore(job: RestoreJob) -> RestoreResult:
+    """Plan, fetch, configure, and start when asked to.
+
+    Raises what `make_plan` does, AlreadyExists, UsageError, HostLacks, IntegrityError, StoreUnavailable, Interrupted.
+    """
+    began = time.monotonic()
+    if not job.request.can_open:
+        raise _can_not_open(job)
+    Tree(job.into, job.tablespaces).check_empty()
+    host.check_host(job.into, job.owner, job.port, starts=job.start)
+    plan = make_plan(job)
+    if plan.missing:
+        raise TargetUnreachable(
+            f"{len(plan.missing)} WAL files of the plan are not in store {plan.store}: {', '.join(plan.missing[:3])}",
+            windows=tuple(window.as_json() for window in plan.windows),
+            hint="Name another store with --store, or another snapshot with --snapshot.",
+        )
+    store = job.repository.store(plan.store)
+    manifest = ManifestReader(store, plan.snapshot, job.repository.keyring)
+    binaries = job.binaries(_major(manifest.facts)) if job.start else None
+    spaces = tablespaces.check(manifest.facts, job.tablespaces, job.into)
+    tree = Tree(job.into, spaces)
+    tree.check_empty()
+    host.check_room(job.into, plan.summary.bytes + min(plan.wal_bytes, job.window))
+    tree.create()
+    job.step("created")
+    Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
+    job.step("fetched")
+    notes = [*plan.warnings, *_configure(job, plan, manifest.facts, spaces)]
+    started = _bring_up(job, plan, tree, binaries, notes)
+    return RestoreResult(plan, job.into, started, time.monotonic() - began, tuple(notes))
+
+
+def _configure(job: RestoreJob, plan: RecoveryPlan, facts: SnapshotFacts, spaces: Mapping[int, Path]) -> list[str]:
+    """Settings, the signal file, configuration that the tree lacks. What it had to add is told."""
+    notes: list[str] = []
+    recovery = RecoveryDirectory.beside(job.into)
+    told = settings.RecoverySettings(
+        plan.stop, plan.timeline, job.request.action, recovery.restore_command, recovery.end_command,
+        facts.server_version, facts.settings,
+    )  # fmt: skip
+    with host_errors(job.into):
+        tablespaces.rewrite_map(job.into, facts, spaces)
+        for name, text in settings.minimal_files(facts.settings).items():
+            if not (job.into / name).exists():
+                _write(job.into / name, text)
+                notes.append(f"the snapshot holds no {name}: a minimal one was written")
+        conf = job.into / "postgresql.auto.conf"
+        held = conf.read_text("utf-8", "surrogateescape") if conf.exists() else ""
+        _write(conf, settings.append(held, told))
+        (job.into / "standby.signal").unlink(missing_ok=True)
+        _write(job.into / "recovery.signal", "")
+    lacking = start.missing_includes(job.into)
+    if lacking:
+        notes.append(f"postgresql.conf includes files that this host lacks: {', '.join(lacking)}")
+    return notes
+
+
+def _write(path: Path, text: str) -> None:
+    with open(
+        path, "w", encoding="utf-8", errors="surrogateescape",
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600),
+    ) as file:  # fmt: skip
+        file.write(text)
+
+
+def _bring_up(
+    job: RestoreJob, plan: RecoveryPlan, tree: Tree, binaries: Binaries | None, notes: list[str]
+) -> start.Started | None:
+    recovery = RecoveryDirectory.beside(job.into)
+    store, keyring = job.repository.store(plan.store), job.repository.keyring
+    recovery.create(plan, job.repository.cluster, keyring, job.access[plan.store], job.command)
+    published = False
+    try:
+        prefetcher = Prefetcher(
+            recovery, store, keyring, plan.files, plan.needed, owner=job.owner, window=job.window,
+            workers=job.workers, report=job.report, stop=job.stop,
+        )  # fmt: skip
+        prefetcher.histories(plan.snapshot.system_id, plan.histories)
+        if binaries is None:
+            prefetcher.fill()
+            if not prefetcher.fits:
+                host.check_command(job.command, job.owner)
+                notes.append("more WAL than was prefetched is needed: the server will run replicator for it")
+        job.step("prefetched")
+        job.report(Progress("restore", "durable"))
+        tree.make_durable(job.owner, job.workers)
+        recovery.give(job.owner)
+        job.step("durable")
+        tree.publish_control()
+        published = True
+        job.step("published")
+        if binaries is None:
+            return None
+        job.report(Progress("restore", "recovery"))
+        with prefetcher:
+            started = _start(job, recovery, binaries, prefetcher)
+        if not (job.into / "recovery.signal").exists():
+            recovery.remove()  # once more: the prefetcher may have been writing there
+        return started
+    except BaseException:
+        if not published:  # afterwards the directory can be started again, and needs it
+            recovery.remove()
+        raise
+
+
+def _start(job: RestoreJob, recovery: RecoveryDirectory, binaries: Binaries, prefetcher: Prefetcher) -> start.Started:
+    try:
+        return start.start(
+            job.into,
+            recovery,
+            binaries,
+            owner=job.owner,
+            port=job.port,
+            stop=job.stop,
+            pauses=job.request.action == "pause",
+        )
+    except HostLacks as error:
+        if isinstance(prefetcher.error, ReplicatorError):
+            raise prefetcher.error from error  # the server died because its WAL could not be fetched
+        raise

@@ -1,0 +1,110 @@
+"""One WAL file put together from its objects, as restore_command delivers it.
+
+Owns the clipping at `until` and the padding with zeros. Every frame is verified before a byte of it is written.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from replicator.core.lsn import Lsn, Segment
+from replicator.errors import HostLacks, IntegrityError, ObjectAbsent
+from replicator.repository.layout import PieceName, WalName, parse_name, pieces_prefix, segment_prefix
+from replicator.repository.objects import open_object
+from replicator.restore.route import WalFile, WalSource, chain
+from replicator.seal.header import FRAME_SIZE
+from replicator.seal.keyring import Keyring
+from replicator.store.protocol import ReadableStore
+
+#: How often a file is looked up anew when an object of it has gone.
+_RENEWALS = 3
+
+
+def write_wal_file(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, *, mode: int = 0o600) -> None:
+    """Write `file` to `path` whole or not at all: temporary name, verify, fsync, rename.
+
+    Raises IntegrityError, CannotOpen, StoreUnavailable, HostLacks (disk). An object that has gone since the catalog was
+    read is looked up again.
+    """
+    for left in reversed(range(_RENEWALS + 1)):
+        try:
+            _write(store, keyring, file, path, mode)
+            return
+        except ObjectAbsent as error:
+            if not left:
+                raise IntegrityError(
+                    f"{error.message}, which the plan needs", hint="Restore from another store.", file=file.name
+                ) from error
+            file = renewed(store, file)
+
+
+def renewed(store: ReadableStore, file: WalFile) -> WalFile:
+    """`file` from what the store lists now: while a stream runs, pieces give way to larger ones and to their segment.
+
+    Raises IntegrityError when the store no longer holds all of it: inside a plan nothing is ever absent.
+    """
+    found: list[WalSource] = []
+    for place in dict.fromkeys(_segment_of(source, file.size) for source in file.sources):
+        system_id, segment = place
+        cut = max(source.end for source in file.sources if _segment_of(source, file.size) == place)
+        for info in store.list(segment_prefix(system_id, segment)):
+            found.append(WalSource(info.name, segment.start, cut, whole=True))
+        for info in store.list(pieces_prefix(system_id, segment)):
+            piece = parse_name(info.name)
+            if isinstance(piece, PieceName):
+                found.append(WalSource(info.name, piece.start, min(piece.end, cut), whole=False))
+    now = replace(file, sources=tuple(chain(found, file.start)))
+    if now.end < file.end:
+        raise IntegrityError(
+            f"{file.name}: store {store.name} no longer holds its bytes up to {file.end}",
+            hint="Restore from another store.",
+            file=file.name,
+        )
+    return now
+
+
+def _segment_of(source: WalSource, size: int) -> tuple[int, Segment]:
+    place = parse_name(source.name)
+    if not isinstance(place, WalName | PieceName):
+        raise IntegrityError(f"{source.name}: no name of WAL", object=source.name)
+    return place.system_id, Segment.parse(place.segment, size)
+
+
+def _write(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as out:
+            out.truncate(file.size)
+            for source in file.sources:
+                _copy(store, keyring, source, file.start, out)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise HostLacks(
+            f"{path} can not be written: {(error.strerror or 'unknown reason').lower()}",
+            hint="Make room on that disk, or restore elsewhere.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(store: ReadableStore, keyring: Keyring, source: WalSource, origin: Lsn, out: BinaryIO) -> None:
+    found = open_object(store, source.name, keyring)
+    begin = found.table.start
+    if not begin <= source.start < source.end <= found.table.end:
+        raise IntegrityError(f"{source.name}: does not hold the bytes its name promises", object=source.name)
+    first = (source.start - begin) // FRAME_SIZE
+    last = (source.end - 1 - begin) // FRAME_SIZE
+    position = begin + first * FRAME_SIZE
+    for frame in found.frames(first, last + 1 - first):
+        low, high = max(source.start, position), min(source.end, position + len(frame))
+        if low < high:
+            out.seek(low - origin)
+            out.write(memoryview(frame)[low - position : high - position])
+        position = Lsn(position + len(frame))
+    if position < source.end:
+        raise IntegrityError(f"{source.name}: holds fewer bytes than its table says", object=source.name)
