@@ -1,0 +1,10 @@
+"""The spool: fsynced WAL on this host, and the sealed objects that not every store has yet.
+
+Owns files and positions. Never talks to a server or a store, and never seals.
+"""
+
+from replicator.spool.position import Position
+from replicator.spool.sealed import Describe, SealedFile, SealedObjects
+from replicator.spool.spool import Spool, spooled_system_ids
+
+__all__ = ["Describe", "Position", "SealedFile", "SealedObjects", "Spool", "spooled_system_ids"]

@@ -1,0 +1,180 @@
+"""What the workers of one stream tell each other: the spool, the stores' holdings, requests, problems.
+
+Owns no decision. Values are replaced whole, so that any thread may read them at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+
+from replicator.core.coverage import LsnRange
+from replicator.core.lsn import Lsn
+from replicator.core.timeline import TimelineHistory
+from replicator.errors import ReplicatorError
+from replicator.repository.notes import gap_note
+from replicator.repository.repository import Repository
+from replicator.spool import Position, Spool, spooled_system_ids
+from replicator.spool.position import START
+from replicator.stream.bell import Bell
+from replicator.stream.durable import acknowledgeable
+from replicator.stream.holdings import Holdings
+from replicator.stream.naming import describer
+from replicator.stream.settings import Steps, StreamSettings
+from replicator.stream.statistics import Problem
+from replicator.tolerance import Clock
+
+
+@dataclass
+class StoreView:
+    """One store as its shipper sees it. `asked`: its system ids were asked for, with or without an answer; `listed`:
+    its catalog was.
+    """
+
+    state: str = "starting"
+    asked: bool = False
+    listed: bool = False
+    system_ids: tuple[int, ...] | None = None
+    holdings: Holdings | None = None
+    durable: Position = START
+
+
+@dataclass
+class SourceView:
+    """The source as the receiver and the slot watcher see it."""
+
+    state: str = "starting"
+    host: str | None = None
+    timeline: int | None = None
+    server_lsn: Lsn | None = None
+    acknowledged: Lsn | None = None
+    back_pressure: bool = False
+    wal_status: str | None = None
+    safe_wal_bytes: int | None = None
+
+
+@dataclass
+class Requests:
+    """What was asked from outside: a piece that ends at or after `cut`; the end of reading (`draining`)."""
+
+    cut: Lsn = field(default_factory=lambda: Lsn(0))
+    draining: bool = False
+
+
+class Board:
+    """Built once per stream; outlives restarts of its workers."""
+
+    def __init__(
+        self, repository: Repository, directory: Path, settings: StreamSettings, clock: Clock, steps: Steps
+    ) -> None:
+        self.repository = repository
+        self.settings = settings
+        self.clock = clock
+        self.steps = steps
+        self.source = SourceView()
+        self.requests = Requests()
+        self.stores: dict[str, StoreView] = {name: StoreView() for name in repository.stores}
+        self.sealer_bell = Bell()
+        self.shipper_bell = Bell()
+        self.gaps: tuple[LsnRange, ...] = ()
+        #: Whether the source repeated the newest segment since this process began: no torn tail is left.
+        self.tail_confirmed = False
+        self.began = clock.monotonic()
+        self._directory = directory
+        self._lock = Lock()
+        self.release_lock = Lock()
+        self._problems: dict[str, Problem] = {}
+        self._spool: Spool | None = None
+
+    @property
+    def spool(self) -> Spool | None:
+        """The spool; None until the system id is known, from an older spool or the source."""
+        return self._spool
+
+    def spooled(self) -> tuple[int, ...]:
+        """System ids that the spool's directory knows."""
+        return spooled_system_ids(self._directory)
+
+    def open_spool(self, system_id: int, segment_size: int | None = None) -> Spool:
+        """The spool of this system id, opened by whoever knows it first. Raises HostLacks, WalConflict."""
+        with self._lock:
+            if self._spool is None:
+                self._spool = Spool(self._directory, system_id, describer, segment_size)
+        self.ring()
+        return self._spool
+
+    def ring(self) -> None:
+        """Something changed for sealer and shippers."""
+        self.sealer_bell.ring()
+        self.shipper_bell.ring()
+
+    def ready(self) -> Iterator[tuple[StoreView, Holdings]]:
+        """Every store whose catalog is known."""
+        for view in self.stores.values():
+            holdings = view.holdings
+            if holdings is not None:
+                yield view, holdings
+
+    def histories(self) -> dict[int, TimelineHistory]:
+        """Every timeline history that a store or the spool knows."""
+        found: dict[int, TimelineHistory] = {}
+        for _, holdings in self.ready():
+            found.update(holdings.histories)
+        if self._spool is not None:
+            for timeline, content in self._spool.histories().items():
+                found[timeline] = TimelineHistory.parse(timeline, content)
+        return found
+
+    def ends(self) -> dict[int, Lsn]:
+        """The end of what is held of each timeline, here or in a store."""
+        found = {timeline: end for timeline, _, end in (self._spool.stretches() if self._spool else ()) if end}
+        for _, holdings in self.ready():
+            for timeline in holdings.coverage.by_timeline:
+                end = holdings.coverage.end(timeline)
+                if end is not None and end > found.get(timeline, -1):
+                    found[timeline] = end
+        return found
+
+    def acknowledgeable(self) -> Position:
+        """What may be acknowledged now."""
+        if self._spool is None:
+            return START
+        return acknowledgeable(
+            self.settings.acknowledge, self._spool.flushed, [view.durable for view in self.stores.values()]
+        )
+
+    def furthest(self) -> Position:
+        """The furthest durable position of any store."""
+        return max((view.durable for view in self.stores.values()), default=START)
+
+    def record_gap(self, gap: LsnRange, reason: str) -> None:
+        """Make a gap known: here at once, and as a note that every store gets (promise 6)."""
+        if self._spool is None or gap in self.gaps:
+            return
+        keyring = self.repository.keyring
+        name, data = gap_note(keyring, self._spool.system_id, gap, reason, self.clock.now())
+        self._spool.sealed.put_document(name, data)
+        self.gaps = (*self.gaps, gap)
+        for _, holdings in self.ready():
+            holdings.lose(gap)
+        self.ring()
+
+    def problem(self, key: str, problem: Problem | ReplicatorError | None) -> None:
+        """Set what is wrong about `key`; None: nothing any more."""
+        with self._lock:
+            if problem is None:
+                self._problems.pop(key, None)
+            else:
+                self._problems[key] = Problem.of(problem) if isinstance(problem, ReplicatorError) else problem
+
+    @property
+    def problems(self) -> Mapping[str, Problem]:
+        """Everything that is wrong now."""
+        with self._lock:
+            return dict(self._problems)
+
+    def nap(self, stop: Event, seconds: float) -> None:
+        """Wait, unless asked to stop."""
+        self.clock.wait(stop, seconds)

@@ -1,0 +1,94 @@
+"""Taking WAL from another store: what the spool let go of before this store had it.
+
+Owns which objects those are. Only holes after the first byte that a store holds count: what lies before, and a store
+that is new, is the work of a mirror. Every object is verified before it is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from replicator.core.coverage import LsnRange
+from replicator.core.lsn import Lsn, Segment
+from replicator.core.timeline import TimelineHistory
+from replicator.errors import AlreadyExists
+from replicator.repository.catalog import longest_chain, read_history_file
+from replicator.repository.layout import history_name, piece_name
+from replicator.repository.objects import check_object
+from replicator.seal.keyring import Keyring
+from replicator.spool import SealedFile, Spool
+from replicator.store.protocol import ReadableStore, Store
+from replicator.stream.holdings import Holdings
+from replicator.stream.naming import describe
+
+_CHUNK = 8 * 2**20
+
+
+def missing_ranges(ours: Holdings, theirs: Holdings) -> list[LsnRange]:
+    """What another store covers and this one doesn't, from this one's first byte on. Pure."""
+    first = min(((timeline, pairs[0][0]) for timeline, pairs in ours.coverage.by_timeline.items()), default=None)
+    if first is None:
+        return []
+    found: list[LsnRange] = []
+    for timeline, start, end in theirs.coverage.triples():
+        if timeline >= first[0]:
+            low = max(start, first[1]) if timeline == first[0] else start
+            found.extend(ours.coverage.missing(timeline, low, end))
+    return found
+
+
+def missing_objects(ours: Holdings, theirs: Holdings, spool: Spool) -> list[str]:
+    """Names to copy, in the order of the stream; nothing that the spool itself will bring."""
+    size = spool.segment_size
+    local = {held.segment.name for held in spool.held()} | {file.segment for file in spool.sealed.files()}
+    names: list[str] = []
+    for lost in missing_ranges(ours, theirs):
+        segment = Segment.holding(lost.timeline, lost.start, size)
+        while segment.start < lost.end:
+            if segment.name not in local:
+                names.extend(_objects(theirs, segment, max(lost.start, segment.start)))
+            segment = segment.next()
+    return list(dict.fromkeys(names))
+
+
+def _objects(theirs: Holdings, segment: Segment, start: Lsn) -> list[str]:
+    whole = theirs.wal.get(segment.name)
+    if whole:
+        return sorted(whole)
+    pieces = tuple(theirs.pieces.get(segment.name, {}).values())
+    return [
+        piece_name(piece.system_id, segment, piece.start, piece.end, piece.fingerprint)
+        for piece in longest_chain(pieces, start)
+    ]
+
+
+def catch_up(
+    source: ReadableStore, theirs: Holdings, target: Store, ours: Holdings, spool: Spool, keyring: Keyring
+) -> Iterator[SealedFile]:
+    """Copy what is missing, histories first; each object that is then in the target. Raises IntegrityError."""
+    names = missing_objects(ours, theirs, spool)
+    if not names:
+        return
+    for timeline in sorted(set(theirs.histories) - set(ours.histories)):
+        content = read_history_file(source, spool.system_id, timeline, keyring)
+        name = history_name(spool.system_id, timeline)
+        with suppress(AlreadyExists):
+            target.put(name, source.get(name))
+        ours.histories[timeline] = TimelineHistory.parse(timeline, content)
+    for name in names:
+        size = check_object(source, name, keyring).size
+        _copy(source, target, name, size)
+        file = describe(spool.segment_size, name, size)
+        if file is not None:
+            yield file
+
+
+def _copy(source: ReadableStore, target: Store, name: str, size: int) -> None:
+    try:
+        with target.writer(name) as writer:
+            for offset in range(0, size, _CHUNK):
+                writer.write(source.get(name, offset, min(_CHUNK, size - offset)))
+            writer.commit()
+    except AlreadyExists:
+        return  # the name carries the fingerprint of the content

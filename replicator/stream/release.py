@@ -1,0 +1,65 @@
+"""Letting go of what the stores have: the joint of holdings and the spool's limit.
+
+Owns the answer to "who has it". What it removes is decided by `spool.limits`. The newest segment is always kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from replicator.core.coverage import Coverage
+from replicator.spool import SealedFile, Spool
+from replicator.spool.limits import Kept, effective_limit, to_release
+from replicator.stream.board import Board
+from replicator.stream.holdings import Holdings
+
+
+def release(board: Board, *, pressing: bool = False) -> None:
+    """Remove what every store has; with `pressing`, down to the limit, also what one store has. One at a time: who
+    comes while another works has nothing to do.
+    """
+    spool = board.spool
+    if spool is None or not board.release_lock.acquire(blocking=pressing):
+        return
+    try:
+        raw = {held.segment.name: held.segment for held in spool.held()}
+        limit = effective_limit(board.settings.spool_limit, spool.segment_size) if pressing else 2**63
+        for key in to_release(_kept(board, spool), spool.usage, limit):
+            board.steps("before remove")
+            if key in raw:
+                spool.let_go(raw[key])
+            else:
+                spool.sealed.remove(key)
+            board.steps("after remove")
+    finally:
+        board.release_lock.release()
+
+
+def _kept(board: Board, spool: Spool) -> list[Kept]:
+    """Every file that could go, oldest first."""
+    holdings = [view.holdings for view in board.stores.values()]
+    newest = spool.newest()
+    found = [(file.start, kept) for file, kept in _sealed(spool, holdings)]
+    for held in spool.held():
+        if held.segment == newest:
+            continue
+        answers = [store is not None and store.holds_raw(held.segment, held.end) for store in holdings]
+        kept = Kept(held.segment.name, held.end - held.segment.start, all(answers), any(answers))
+        found.append((held.position, kept))
+    return [kept for _, kept in sorted(found, key=lambda pair: pair[0])]
+
+
+def _sealed(spool: Spool, holdings: list[Holdings | None]) -> Iterator[tuple[SealedFile, Kept]]:
+    """Sealed objects; a piece that a longer object here replaces counts as if every store had it."""
+    whole: set[str] = set()
+    longer: dict[str, Coverage] = {}
+    for file in spool.sealed.files():
+        replaced = False
+        if file.complete:
+            whole.add(file.segment)
+        elif not file.document:
+            before = longer.get(file.segment, Coverage.of())
+            replaced = file.segment in whole or before.holds(file.start.timeline, file.start.lsn, file.end.lsn)
+            longer[file.segment] = before.add(file.start.timeline, file.start.lsn, file.end.lsn)
+        answers = [store is not None and store.holds(file) for store in holdings]
+        yield file, Kept(file.name, file.size, replaced or all(answers), any(answers))

@@ -1,0 +1,196 @@
+"""One streaming conversation: read, write, fsync in groups, acknowledge.
+
+Owns promise 1 on the wire: the flush position that the source hears of is durable where the policy says, byte-exact,
+and never goes back. A full spool stops the reading, never the feedback.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Event
+
+from replicator.core.lsn import Lsn
+from replicator.errors import SourceUnavailable, SpoolFull
+from replicator.postgres.conversation import TimelineEnded
+from replicator.postgres.messages import PrimaryKeepalive, XLogData
+from replicator.postgres.walreceive import WalMessage
+from replicator.spool import Position, Spool
+from replicator.spool.limits import effective_limit
+from replicator.stream.assembler import Assembler, Write
+from replicator.stream.board import Board
+from replicator.stream.durable import flush_position
+from replicator.stream.handshake import Granted
+from replicator.stream.release import release
+from replicator.stream.statistics import Problem
+
+#: A batch this large means that more is waiting in the socket: read on before the fsync.
+_MORE_WAITING = 2 * 2**20
+_GROUP_BYTES = 8 * 2**20
+_GROUP_SECONDS = 0.1
+_POLL = 0.02
+_IDLE = 0.2
+_FULL_WAIT = 0.1
+#: Seconds of silence after which we ask for a sign of life, and after which the connection counts as dead.
+_ASK_AFTER = 20.0
+_DEAD_AFTER = 60.0
+
+
+class Session:
+    """Runs until the timeline ends, `stop` is set, or an error."""
+
+    def __init__(self, board: Board, spool: Spool, granted: Granted) -> None:
+        self._board = board
+        self._spool = spool
+        self._stream = granted.stream
+        self._start = granted.start
+        self._slot_lsn = granted.slot_lsn
+        self._clock = board.clock
+        self._timeline = granted.start.timeline
+        self._assembler = Assembler(spool.system_id, self._timeline, granted.start.lsn, spool.segment_size)
+        self._confirmed = granted.start.lsn
+        self._waiting: deque[Write] = deque()
+        self._full: SpoolFull | None = None
+        self._unsynced = 0
+        self._unsynced_since = 0.0
+        self._flush = Lsn(0)
+        self._write = Lsn(0)
+        self._status_at = -1e9
+        self._heard_at = self._clock.monotonic()
+        self._asked_at = self._heard_at
+        self._limit = effective_limit(board.settings.spool_limit, spool.segment_size)
+
+    def run(self, stop: Event) -> TimelineEnded | None:
+        """Stream. None when asked to stop: what was received is then durable and acknowledged."""
+        try:
+            return self._run(stop)
+        except SourceUnavailable:
+            self._sync()  # the source may be gone for good: what it sent last must not stay in memory
+            raise
+
+    def _run(self, stop: Event) -> TimelineEnded | None:
+        while not stop.is_set():
+            reply = False
+            if self._board.requests.draining:
+                self._sync()
+                self._board.nap(stop, _POLL)
+            elif self._blocked():
+                self._sync()
+                release(self._board, pressing=True)
+                self._board.nap(stop, _FULL_WAIT)
+                self._write_waiting()
+            else:
+                found = self._receive()
+                if isinstance(found, TimelineEnded):
+                    self._sync()
+                    return found
+                reply = self._take(found)
+            self._feedback(reply=reply)
+        self._sync()
+        self._feedback(reply=True)
+        self._stream.finish()
+        return None
+
+    def _receive(self) -> list[WalMessage] | TimelineEnded:
+        lagging = self._board.settings.acknowledge != "spool" and self._flush < self._confirmed
+        self._board.steps("before receive")
+        found = self._stream.read(_POLL if lagging else min(_IDLE, self._board.settings.status_interval))
+        self._board.steps("after receive")
+        if found:
+            self._heard_at = self._asked_at = self._clock.monotonic()
+        elif self._clock.monotonic() - self._heard_at > _DEAD_AFTER:
+            raise SourceUnavailable(f"{self._board.source.host}: silent for {_DEAD_AFTER:g} s")
+        return found
+
+    def _take(self, messages: list[WalMessage]) -> bool:
+        """Write a batch and make it durable when it is time; whether a reply is wanted."""
+        data = [message for message in messages if isinstance(message, XLogData)]
+        reply = any(isinstance(message, PrimaryKeepalive) and message.reply_requested for message in messages)
+        if messages:
+            self._board.source.server_lsn = max(message.end for message in messages)
+        if data:
+            self._waiting.extend(self._assembler.take(data))
+            self._write_waiting()
+        size = sum(len(message.data) for message in data)
+        if self._unsynced and (size < _MORE_WAITING or reply or self._group_is_full()):
+            self._sync()
+        return reply
+
+    def _group_is_full(self) -> bool:
+        return self._unsynced >= _GROUP_BYTES or self._clock.monotonic() - self._unsynced_since >= _GROUP_SECONDS
+
+    def _blocked(self) -> bool:
+        """Whether the spool has no room. Writes that did not fit wait; nothing more is read."""
+        problem: Problem | SpoolFull | None = self._full
+        if problem is None and self._spool.usage >= self._limit:
+            problem = Problem(
+                9,
+                f"the spool is at its limit of {self._limit} bytes: reading waits, the slot keeps the WAL",
+                "Look at the stores that are behind, or raise [stream] spool_limit.",
+            )
+        self._board.problem("spool", problem)
+        self._board.source.back_pressure = problem is not None
+        return problem is not None
+
+    def _write_waiting(self) -> None:
+        """Append what waits; a full disk leaves it waiting."""
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+            self._full = None
+        except SpoolFull as error:
+            self._full = error
+
+    def _append(self, write: Write) -> None:
+        if not self._unsynced:
+            self._unsynced_since = self._clock.monotonic()
+        self._board.steps("before write")
+        self._spool.append(write.segment, write.start, write.views, acknowledged=self._acknowledged_once())
+        self._board.steps("after write")
+        start, end = Position(self._timeline, write.start), Position(self._timeline, write.end)
+        self._spool.times.add(start, end, write.first_us, write.last_us, self._clock.monotonic())
+        self._confirmed = write.end
+        self._unsynced += write.size
+        if not self._board.tail_confirmed and self._confirmed >= self._start.held:
+            self._board.tail_confirmed = True
+
+    def _acknowledged_once(self) -> Lsn:
+        """Below this no byte may change: it was acknowledged, sealed, or is in a store."""
+        if self._confirmed >= self._start.held and self._flush:
+            return self._flush
+        places = [self._slot_lsn, self._flush]
+        places += [file.end.lsn for file in self._spool.sealed.files() if file.end.timeline == self._timeline]
+        places += [
+            end for _, holdings in self._board.ready() if (end := holdings.coverage.end(self._timeline)) is not None
+        ]
+        return max(places)
+
+    def _sync(self) -> None:
+        if self._unsynced or self._spool.flushed != self._spool.received:
+            self._board.steps("before fsync")
+            self._spool.sync()
+            self._board.steps("after fsync")
+            self._unsynced = 0
+            self._board.sealer_bell.ring()
+
+    def _feedback(self, *, reply: bool) -> None:
+        """Report positions: at once when a reply is wanted or the flush position moved, else by the interval."""
+        now = self._clock.monotonic()
+        flush = flush_position(
+            self._board.acknowledgeable(),
+            timeline=self._timeline,
+            confirmed=self._confirmed,
+            floor=self._slot_lsn,
+            last=self._flush,
+        )
+        ask = now - self._asked_at > _ASK_AFTER
+        if not (reply or ask or flush > self._flush or now - self._status_at >= self._board.settings.status_interval):
+            return
+        self._write = max(self._write, flush, self._confirmed if self._confirmed >= self._slot_lsn else Lsn(0))
+        self._board.steps("before acknowledge")
+        self._stream.send_status(self._write, flush, flush, reply=ask)
+        self._board.steps("after acknowledge")
+        self._flush, self._status_at = flush, now
+        self._asked_at = now if ask else self._asked_at
+        if flush:
+            self._board.source.acknowledged = flush

@@ -1,0 +1,343 @@
+"""Full spools, stores that are away, crashes, lost slots: nothing acknowledged is lost, no gap is silent."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.core.lsn import Lsn
+from replicator.errors import HostLacks, ReplicatorError, SpoolFull, StoreUnavailable
+from replicator.repository.repository import Repository
+from replicator.spool import Spool
+from replicator.stream.naming import describer
+from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster
+from tests.repositories import make_repository
+from tests.stream.streams import SLOT, RunningStream, catalog, settings, streaming
+from tests.stream.test_acknowledge import Taps
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
+MB = 2**20
+
+
+@pytest.fixture
+def cluster() -> Iterator[TestCluster]:
+    """A running cluster with segments of 1 MB that keeps WAL only for slots."""
+    with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as made:
+        yield made
+
+
+def assert_whole(repository: Repository, cluster: TestCluster, end: str, store: str = "local") -> None:
+    """One gapless run up to `end`, and no conflict."""
+    held = catalog(repository, cluster.system_id, store, MB)
+    assert len(held.coverage.ranges()) == 1, held.coverage.ranges()
+    assert held.coverage.ranges()[0].end >= Lsn.parse(end)
+    assert held.conflicts == ()
+
+
+def test_a_full_spool_pushes_back_and_goes_on(cluster: TestCluster, tmp_path: Path) -> None:
+    """With every store away the receiver stops at the limit, the slot holds, the connection lives; then all arrives."""
+    taps = Taps()
+    repository = make_repository(tmp_path, wrap=taps)
+    with streaming(repository, tmp_path / "spool", cluster, settings(spool_limit=4 * MB)) as running:
+        running.wait_durable(cluster.write_wal(10))
+        taps.by_name["local"].closed = True
+        for _ in range(8):
+            end = cluster.write_wal(20_000)
+        now = running.wait(lambda now: now.back_pressure, "back pressure")
+        assert now.received_lsn < Lsn.parse(end)
+        assert now.spool_bytes < 4 * MB + 5 * MB
+        assert any(problem.code == 9 for problem in now.problems)
+        assert cluster.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
+        taps.by_name["local"].closed = False
+        now = running.wait_durable(end, seconds=30)
+        running.wait(lambda now: not now.back_pressure and not now.problems, "well again")
+    assert_whole(repository, cluster, end)
+
+
+def test_at_the_limit_what_one_store_has_is_let_go(cluster: TestCluster, tmp_path: Path) -> None:
+    """One store away: the spool stays at its limit and the stream flows; back again, that store gets all of it, from
+    the spool and from the other store.
+    """
+    taps = Taps()
+    repository = make_repository(tmp_path, names=("near", "far"), wrap=taps)
+    with streaming(repository, tmp_path / "spool", cluster, settings(spool_limit=4 * MB)) as running:
+        running.wait_durable(cluster.write_wal(10))
+        taps.by_name["far"].closed = True
+        for _ in range(8):
+            end = cluster.write_wal(20_000)
+            running.wait_near(end)
+        assert running.stream.statistics().spool_bytes < 8 * MB
+        assert running.stream.statistics().stores["far"].state == "away"
+    taps.by_name["far"].closed = False
+    with streaming(repository, tmp_path / "spool", cluster, settings(spool_limit=4 * MB)) as running:
+        running.wait_durable(end, seconds=30)
+    assert_whole(repository, cluster, end, "near")
+    assert_whole(repository, cluster, end, "far")
+
+
+def test_a_store_that_was_away_catches_up(cluster: TestCluster, tmp_path: Path) -> None:
+    """A store that comes back gets what it missed; the other one was never held up."""
+    taps = Taps()
+    repository = make_repository(tmp_path, names=("near", "far"), wrap=taps)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(10))
+        taps.by_name["far"].closed = True
+        end = cluster.write_wal(50_000)
+        running.wait_near(end)
+        now = running.wait(lambda now: now.stores["far"].state == "away", "away")
+        assert now.stores["far"].lag_bytes > 0
+        assert any(problem.code == 6 for problem in now.problems)
+        taps.by_name["far"].closed = False
+        running.wait_durable(end)
+        running.wait(lambda now: not now.problems, "no problem left")
+    assert_whole(repository, cluster, end, "far")
+
+
+def test_pieces_go_when_their_segment_is_there(cluster: TestCluster, tmp_path: Path) -> None:
+    """Nothing but the segment that is being written has pieces; the spool keeps only the newest segment."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        for _ in range(4):
+            end = cluster.write_wal(5000)
+            running.wait_durable(end)
+        running.wait(lambda now: now.spool_bytes < 3 * MB, "the spool is small")
+    held = catalog(repository, cluster.system_id, size=MB)
+    assert len(held.wal) >= 2
+    assert set(held.pieces) & set(held.wal) == set()
+
+
+def test_many_pieces_become_one(cluster: TestCluster, tmp_path: Path) -> None:
+    """After the most pieces of a segment one from its start replaces them, in the store too."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster, settings(piece_interval=0.01, most_pieces=3)) as running:
+        for _ in range(8):
+            end = cluster.write_wal(1)
+            running.wait_durable(end)
+    held = catalog(repository, cluster.system_id, size=MB)
+    assert all(len(pieces) <= 3 for pieces in held.pieces.values())
+    assert_whole(repository, cluster, end)
+
+
+def test_a_store_that_refuses_deletes_still_works(cluster: TestCluster, tmp_path: Path) -> None:
+    """Credentials without delete are enough: pieces stay, nothing else changes."""
+    taps = Taps()
+    repository = make_repository(tmp_path, wrap=taps)
+    taps.by_name["local"].denied = {"delete"}
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(100))
+        end = cluster.write_wal(30_000)
+        running.wait_durable(end)
+        assert not running.stream.statistics().problems
+    assert_whole(repository, cluster, end)
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["after receive", "before write", "after write", "before fsync", "after fsync", "after acknowledge", "before seal",
+     "after seal", "before put", "after put", "before remove"],
+)  # fmt: skip
+def test_a_process_killed_at_any_step_loses_nothing(cluster: TestCluster, tmp_path: Path, step: str) -> None:
+    """Whatever step the process dies at, a new one on the same spool goes on without a hole and without a conflict."""
+    repository = make_repository(tmp_path)
+    armed = threading.Event()
+    died = threading.Event()
+
+    def steps(name: str) -> None:
+        if died.is_set() or (armed.is_set() and name == step):
+            died.set()
+            raise KeyboardInterrupt(name)
+
+    running = RunningStream(repository, tmp_path / "spool", lambda: cluster, settings(), steps=steps).start()
+    try:
+        running.wait_durable(cluster.write_wal(100))
+        armed.set()
+        cluster.write_wal(20_000)
+        assert died.wait(10)
+    finally:
+        running.stop()
+    with streaming(repository, tmp_path / "spool", cluster, settings()) as running:
+        end = cluster.write_wal(100)
+        running.wait_durable(end)
+        assert not running.stream.statistics().problems
+    assert_whole(repository, cluster, end)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("before write", SpoolFull),
+        ("before seal", SpoolFull),
+        ("before fsync", HostLacks),
+        ("before put", StoreUnavailable),
+    ],
+)
+def test_what_passes_is_survived(cluster: TestCluster, tmp_path: Path, step: str, error: type[ReplicatorError]) -> None:
+    """A full disk, a failed fsync, a store that fails: said while it lasts, then the stream is whole again."""
+    repository = make_repository(tmp_path)
+    failing = threading.Event()
+
+    def steps(name: str) -> None:
+        if failing.is_set() and name == step:
+            raise error("for the test")
+
+    with streaming(repository, tmp_path / "spool", cluster, steps=steps) as running:
+        running.wait_durable(cluster.write_wal(10))
+        failing.set()
+        end = cluster.write_wal(20_000)
+        now = running.wait(lambda now: bool(now.problems), "said")
+        assert (now.stores["local"].durable_lsn or 0) < Lsn.parse(end)
+        failing.clear()
+        running.wait_durable(end)
+        running.wait(lambda now: not now.problems and not now.back_pressure, "well again")
+    assert_whole(repository, cluster, end)
+
+
+def test_a_primary_that_crashes_is_followed(cluster: TestCluster, tmp_path: Path) -> None:
+    """Crashes of the source under load, without a clean end of WAL, leave no hole and no conflict."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(10))
+        for _ in range(3):
+            with cluster.session() as session:
+                session.execute("SET synchronous_commit = off")
+                for _ in range(30):
+                    session.execute("INSERT INTO kegiatan (isi) SELECT md5(g::text) FROM generate_series(1, 300) g")
+            cluster.crash()
+            cluster.start()
+            running.wait(lambda now: now.state == "streaming", "streaming again")
+        end = cluster.write_wal(10)
+        running.wait_durable(end)
+        assert not running.stream.statistics().problems
+    assert_whole(repository, cluster, end)
+
+
+def test_a_lost_spool_is_derived_from_the_store(cluster: TestCluster, tmp_path: Path) -> None:
+    """The store is the truth: without a spool the stream goes on from the store's end."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(5000))
+    shutil.rmtree(tmp_path / "spool")
+    cluster.write_wal(5000)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        end = cluster.write_wal(5000)
+        running.wait_durable(end)
+        assert not running.stream.statistics().gaps
+    assert_whole(repository, cluster, end)
+
+
+def test_removed_wal_is_a_recorded_gap(cluster: TestCluster, tmp_path: Path) -> None:
+    """A slot that is gone, and with it WAL: a gap from our own end on, in statistics and as a note."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(100))
+    ours = running.stream.statistics().received_lsn
+    cluster.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+    cluster.write_wal(50_000)
+    for _ in range(3):
+        cluster.switch_wal()
+        cluster.sql("CHECKPOINT")
+    running = RunningStream(repository, tmp_path / "spool", lambda: cluster, settings()).start()
+    try:
+        running.wait(lambda now: now.state == "slot_missing", "the slot is not ours to make")
+    finally:
+        running.stop()
+    with streaming(repository, tmp_path / "spool", cluster, settings(), may_create_slot=lambda: True) as running:
+        end = cluster.write_wal(100)
+        now = running.wait_durable(end)
+        assert [(gap.timeline, gap.start) for gap in now.gaps] == [(1, ours)]
+    held = catalog(repository, cluster.system_id, size=MB)
+    assert [gap.start for gap in held.gaps] == [ours]
+    assert held.gaps[0].stop == now.gaps[0].stop
+    assert held.gaps[0].open
+
+
+def test_an_invalidated_slot_is_made_again(cluster: TestCluster, tmp_path: Path) -> None:
+    """A slot that the source gave up is recreated where `init` made it, and what is lost is a gap."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(100))
+    cluster.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+    cluster.reload()
+    cluster.write_wal(80_000)
+    for _ in range(3):
+        cluster.switch_wal()
+        cluster.sql("CHECKPOINT")
+    assert cluster.value("SELECT wal_status FROM pg_replication_slots") == "lost"
+    with streaming(repository, tmp_path / "spool", cluster, settings(), may_create_slot=lambda: True) as running:
+        now = running.wait_durable(cluster.write_wal(100))
+        assert len(now.gaps) == 1
+        assert cluster.value("SELECT wal_status FROM pg_replication_slots") == "reserved"
+
+
+def test_other_bytes_below_what_was_acknowledged_are_a_conflict(cluster: TestCluster, tmp_path: Path) -> None:
+    """A spool whose acknowledged bytes differ from the source's stops the receiver with exit code 8 and a note."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(100))
+    spool = Spool(tmp_path / "spool", cluster.system_id, describer)
+    newest = spool.held()[-1]
+    path = next((tmp_path / "spool").rglob("*.partial"))
+    assert newest.segment.name in path.name
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\xff\xff\xff")
+    running = RunningStream(repository, tmp_path / "spool", lambda: cluster).start()
+    try:
+        running.wait(lambda now: now.state == "conflict", "conflict")
+        running.wait(lambda _: bool(catalog(repository, cluster.system_id, size=MB).notes), "the note arrives")
+    finally:
+        running.stop()
+    assert [problem.code for problem in running.stream.statistics().problems] == [8]
+    assert running.failures["receiver"].exit_code == 8  # type: ignore[attr-defined]
+
+
+def test_two_contents_of_one_segment_are_loud(cluster: TestCluster, tmp_path: Path) -> None:
+    """Another object of a complete segment in a store is a problem with code 8 and a note; both objects stay."""
+    repository = make_repository(tmp_path)
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait_durable(cluster.write_wal(20_000))
+    segment, names = next(iter(catalog(repository, cluster.system_id, size=MB).wal.items()))
+    other = names[0][:-16] + "0123456789abcdef"
+    repository.store("local").put(other, b"someone else's")
+    with streaming(repository, tmp_path / "spool", cluster) as running:
+        running.wait(lambda now: [problem.code for problem in now.problems] == [8], "loud")
+        running.wait_durable(cluster.write_wal(10))
+        running.wait(lambda _: bool(catalog(repository, cluster.system_id, size=MB).notes), "the note arrives")
+    assert catalog(repository, cluster.system_id, size=MB).wal[segment] == tuple(sorted([*names, other]))
+
+
+def test_a_torn_tail_is_received_again(cluster: TestCluster, tmp_path: Path) -> None:
+    """Bytes in the spool that were never acknowledged nor sealed may be wrong after a crash: the source's win."""
+    repository = make_repository(tmp_path)
+    armed = threading.Event()
+    died = threading.Event()
+
+    def steps(name: str) -> None:
+        if armed.is_set() and name == "before acknowledge":
+            died.set()
+            raise KeyboardInterrupt(name)
+
+    patient = settings(piece_interval=600.0, status_interval=60.0)
+    running = RunningStream(repository, tmp_path / "spool", lambda: cluster, patient, steps=steps).start()
+    try:
+        first = Lsn.parse(cluster.write_wal(10))
+        running.wait(lambda now: (now.acknowledged_lsn or 0) >= first, "acknowledged")
+        armed.set()
+        cluster.write_wal(1000)
+        assert died.wait(10)
+    finally:
+        running.stop()
+    path = next((tmp_path / "spool").rglob("*.partial"))
+    with path.open("r+b") as file:
+        file.seek(-200, 2)
+        file.write(b"\0" * 200)
+    with streaming(repository, tmp_path / "spool", cluster, settings(piece_interval=600.0)) as running:
+        end = cluster.write_wal(2000)
+        running.stream.cut(Lsn.parse(end))
+        running.wait_durable(end)
+        assert not running.stream.statistics().problems
+    assert_whole(repository, cluster, end)
