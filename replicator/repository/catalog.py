@@ -5,15 +5,16 @@ A value, replaced whole. It believes names only as far as listing goes: whoever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.snapshot import Snapshot
 from replicator.core.timeline import TimelineHistory
 from replicator.core.windows import Gap, Window, gaps, holes, windows
-from replicator.errors import ObjectAbsent, UsageError
+from replicator.errors import IntegrityError, ObjectAbsent, UsageError
 from replicator.repository.layout import (
     SYSTEM_ID,
     HistoryName,
@@ -30,11 +31,13 @@ from replicator.repository.layout import (
     wal_prefix,
 )  # fmt: skip
 from replicator.repository.notes import gap_of, list_notes
-from replicator.repository.objects import read_header
+from replicator.repository.objects import read_header, read_table
 from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import from_base64url
 from replicator.store.protocol import ReadableStore
+
+_log = logging.getLogger(__name__)
 
 #: How often WAL is listed again while holes change.
 _MOST_LISTS = 3
@@ -43,7 +46,8 @@ _MOST_LISTS = 3
 @dataclass(frozen=True)
 class StoreCatalog:
     """What one store holds of one system id. `wal` and `pieces` by 24-digit segment name; two names for a complete
-    segment are a conflict. `segment_size` is 0 while there is no WAL.
+    segment are a conflict. `segment_size` is 0 while there is no WAL. `damaged` are objects that were looked at and are
+    not what their names say: they count for nothing.
     """
 
     store: str
@@ -56,6 +60,7 @@ class StoreCatalog:
     coverage: Coverage
     notes: tuple[NoteName, ...] = ()
     recorded_gaps: tuple[LsnRange, ...] = field(default=())
+    damaged: tuple[str, ...] = ()
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -97,16 +102,22 @@ def system_ids(store: ReadableStore) -> tuple[int, ...]:
         after = f"{head}/~" if "/" in name else name
 
 
-def read_histories(store: ReadableStore, system_id: int, keyring: Keyring) -> dict[int, TimelineHistory]:
-    """Every timeline history, verified. Raises IntegrityError."""
+def _read_histories(
+    store: ReadableStore, system_id: int, keyring: Keyring
+) -> tuple[dict[int, TimelineHistory], tuple[str, ...]]:
+    """Every timeline history that verifies, and the names of those that don't."""
     found: dict[int, TimelineHistory] = {}
+    damaged: list[str] = []
     for info in store.list(history_prefix(system_id)):
         place = parse_name(info.name)
         if isinstance(place, HistoryName):
-            found[place.timeline] = TimelineHistory.parse(
-                place.timeline, read_history_file(store, system_id, place.timeline, keyring)
-            )
-    return found
+            try:
+                content = read_history_file(store, system_id, place.timeline, keyring)
+                found[place.timeline] = TimelineHistory.parse(place.timeline, content)
+            except IntegrityError as error:
+                _log.warning("store %s: ignored: %s", store.name, error.message)
+                damaged.append(info.name)
+    return found, tuple(damaged)
 
 
 def read_history_file(store: ReadableStore, system_id: int, timeline: int, keyring: Keyring) -> bytes:
@@ -129,6 +140,7 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
     catalog older, never inconsistent. A hole is believed when it is seen twice: pieces may give way during a LIST.
     Raises StoreUnavailable, IntegrityError (a history or the header that is not as signed).
     """
+    histories, damaged = _read_histories(store, system_id, keyring)
     notes = tuple(list_notes(store, system_id))
     snapshots = list_snapshots(store, system_id)
     wal, pieces = _list_wal(store, system_id)
@@ -149,11 +161,56 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
         snapshots=snapshots,
         wal=wal,
         pieces=pieces,
-        histories=read_histories(store, system_id, keyring),
+        histories=histories,
         coverage=coverage,
         notes=notes,
         recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
+        damaged=damaged,
     )
+
+
+def verified(
+    catalog: StoreCatalog, store: ReadableStore, keyring: Keyring, segments: Container[str] = ()
+) -> StoreCatalog:
+    """The catalog without WAL objects whose tables don't verify, one suffix range each: names are claims, and whoever
+    can put can claim. Looked at are all that decides an end or a choice (pieces of segments that are not complete, the
+    newest complete segment of each timeline, segments with two contents) and every object of `segments`.
+
+    Raises StoreUnavailable. An object that has gone meanwhile is left out as well.
+    """
+    good: dict[str, bool] = {}
+
+    def holds(name: str) -> bool:
+        if name not in good:
+            try:
+                good[name] = read_table(store, name, keyring).name == name
+            except ObjectAbsent:
+                good[name] = False
+            except IntegrityError as error:
+                _log.warning("store %s: ignored: %s", store.name, error.message)
+                good[name] = False
+                damaged.append(name)
+        return good[name]
+
+    damaged = list(catalog.damaged)
+    wal = {
+        segment: tuple(filter(holds, names)) if len(names) > 1 or segment in segments else names
+        for segment, names in catalog.wal.items()
+    }
+    wal = {segment: names for segment, names in wal.items() if names}
+    for timeline in {segment[:8] for segment in wal}:
+        newest = sorted((segment for segment in wal if segment[:8] == timeline), reverse=True)
+        for segment in newest:
+            if any(holds(name) for name in wal[segment]):
+                break
+            del wal[segment]
+    pieces = {
+        segment: tuple(piece for piece in held if segment in wal or holds(piece_object(piece)))
+        for segment, held in catalog.pieces.items()
+    }
+    pieces = {segment: held for segment, held in pieces.items() if held}
+    coverage = Coverage.of(_ranges(wal, pieces, catalog.segment_size))
+    return replace(catalog, wal=wal, pieces=pieces, coverage=coverage, damaged=tuple(damaged))
 
 
 def _list_wal(
@@ -201,9 +258,14 @@ def _ranges(
         except UsageError:  # a name that is no segment of this size covers nothing
             continue
         yield segment.timeline, segment.start, segment.end
-    for held in pieces.values():
+    for name, held in pieces.items():
+        try:
+            segment = Segment.parse(name, segment_size)
+        except UsageError:
+            continue
         for piece in held:
-            yield piece.timeline, piece.start, piece.end
+            if segment.start <= piece.start and piece.end <= segment.end:
+                yield piece.timeline, piece.start, piece.end
 
 
 def longest_chain(pieces: tuple[PieceName, ...], start: Lsn) -> tuple[PieceName, ...]:

@@ -196,6 +196,29 @@ _NOTE = re.compile(rf"{_SYSTEM}/notes/(\d{{8}}T\d{{12}}Z)-([a-z]+)-([A-Za-z0-9._
 SYSTEM_ID = re.compile(rf"{_SYSTEM}\Z")
 
 
+_PUBLIC = re.compile(r"keys/([0-9a-f]{16})/public\Z")
+_RECIPIENT = re.compile(r"keys/([0-9a-f]{16})/((?:x25519|passphrase)-[0-9a-f]{16})\Z")
+_WRITER = re.compile(r"writers/([0-9a-f]{16})\Z")
+
+
+def parse_key_name(name: str) -> bytes | None:
+    """The key id of a repository key's public half; None for any other name."""
+    match = _PUBLIC.match(name)
+    return bytes.fromhex(match[1]) if match else None
+
+
+def parse_recipient_name(name: str) -> tuple[bytes, str] | None:
+    """(key id, recipient id) of a wrapped secret; None for any other name."""
+    match = _RECIPIENT.match(name)
+    return (bytes.fromhex(match[1]), match[2]) if match else None
+
+
+def parse_writer_name(name: str) -> bytes | None:
+    """The id of a writer; None for any other name."""
+    match = _WRITER.match(name)
+    return bytes.fromhex(match[1]) if match else None
+
+
 def parse_name(name: str) -> Name | None:
     """What a name within a system id says; None for anything else, which readers ignore."""
     parts = name.split("/")

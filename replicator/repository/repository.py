@@ -5,6 +5,7 @@ Owns the reading of documents at the root of a store, the pinning of the root, a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,22 @@ from replicator.errors import (
     UntrustedRepository,
     WrongSecret,
 )
-from replicator.repository.layout import KEYS, ROOT, WRITERS
+from replicator.repository.layout import (
+    KEYS,
+    ROOT,
+    WRITERS,
+    parse_key_name,
+    parse_recipient_name,
+    parse_writer_name,
+)
 from replicator.seal.document import MOST_BYTES, UnverifiedDocument, open_document
 from replicator.seal.header import Cipher
 from replicator.seal.keyring import NO_KEY, Keyring
 from replicator.seal.recipients import WrappedSecret, unwrap_with_identity, unwrap_with_passphrase
 from replicator.seal.signature import SEALING, SIGNING, SigningKey, key_text, parse_key, x25519_public
 from replicator.store.protocol import ReadableStore, Store
+
+_log = logging.getLogger(__name__)
 
 CIPHERS = {"none": Cipher.NONE, "aes-256-gcm": Cipher.AES_256_GCM}
 
@@ -161,20 +171,35 @@ def load_keyring(documents: Documents, cluster: str, pinned_root: str | None) ->
     kept = {ROOT: documents.read(ROOT)}
     public: dict[bytes, tuple[str, bytes]] = {}
     for name in documents.names(KEYS):
-        if name.endswith("/public"):
-            kept[name] = documents.read(name)
-            body = open_document(keyring, "key", name, kept[name])
-            public[bytes.fromhex(name.split("/")[1])] = (body["created"], parse_key(SEALING, body["public"]))
+        key_id = parse_key_name(name)
+        body = None if key_id is None else _believed(keyring, "key", name, documents, kept)
+        if key_id is not None and body is not None:
+            public[key_id] = (body["created"], parse_key(SEALING, body["public"]))
     writers: dict[bytes, bytes] = {}
     for name in documents.names(WRITERS):
-        kept[name] = documents.read(name)
-        body = open_document(keyring, "writer", name, kept[name])
-        writers[bytes.fromhex(name.removeprefix(WRITERS))] = parse_key(SIGNING, body["public"])
+        writer_id = parse_writer_name(name)
+        body = None if writer_id is None else _believed(keyring, "writer", name, documents, kept)
+        if writer_id is not None and body is not None:
+            writers[writer_id] = parse_key(SIGNING, body["public"])
     if keyring.cipher is not Cipher.NONE and not public:
         raise IntegrityError("the repository has no key to seal to", object=KEYS)
     current = max(public, key=lambda key_id: (public[key_id][0], key_id)) if public else NO_KEY
     keys = {key_id: key for key_id, (_, key) in public.items()}
     return replace(keyring, public=keys, writers=writers, current=current), kept
+
+
+def _believed(
+    keyring: Keyring, kind: str, name: str, documents: Documents, kept: dict[str, bytes]
+) -> dict[str, Any] | None:
+    """The body of a document that the root signed, kept; None, and a warning, for what anybody may have put there."""
+    data = documents.read(name)
+    try:
+        body = open_document(keyring, kind, name, data)
+    except IntegrityError as error:
+        _log.warning("ignored: %s", error.message)
+        return None
+    kept[name] = data
+    return body
 
 
 def unlock(keyring: Keyring, documents: Documents, secrets: Secrets) -> Keyring:
@@ -185,13 +210,12 @@ def unlock(keyring: Keyring, documents: Documents, secrets: Secrets) -> Keyring:
     if secrets.root_seed is not None:
         unlocked = _with_root(unlocked, secrets.root_seed)
     for name in documents.names(KEYS):
-        if name.endswith("/public"):
+        place = parse_recipient_name(name)
+        if place is None or (place[0] in unlocked.private and unlocked.root_key is not None):
             continue
-        key_id = bytes.fromhex(name.split("/")[1])
-        if key_id in unlocked.private and unlocked.root_key is not None:
-            continue
-        body = open_document(keyring, "recipient", name, documents.read(name))
-        secret = _unwrap(body, secrets, name.split("/")[2], keyring.repository_id, key_id)
+        key_id, recipient = place
+        body = _believed(keyring, "recipient", name, documents, {})
+        secret = None if body is None else _unwrap(body, secrets, recipient, keyring.repository_id, key_id)
         if secret is not None:
             unlocked = _with_root(unlocked, secret.root_seed)
             if secret.private is not None:
@@ -236,7 +260,7 @@ def open_repository(
     Raises NotFound when every store answered and none holds it, StoreUnavailable when that cannot be known,
     UntrustedRepository, WrongSecret, IntegrityError.
     """
-    silent: StoreUnavailable | None = None
+    failed: StoreUnavailable | IntegrityError | None = None
     sources: list[Documents] = [StoreDocuments(store) for store in stores.values()]
     if cache is not None:
         sources.append(cache)
@@ -247,14 +271,14 @@ def open_repository(
             unlocked = keyring if source is cache else unlock(keyring, source, secrets)
         except ObjectAbsent:
             continue
-        except StoreUnavailable as error:
-            silent = error
+        except (StoreUnavailable, IntegrityError) as error:
+            failed = failed or error
             continue
         if cache is not None and source is not cache:
             cache.keep(kept)
         return Repository(cluster, unlocked.with_writer(secrets.writer), stores)
-    if silent is not None:
-        raise silent
+    if failed is not None:
+        raise failed
     raise NotFound(
         f"the repository of {cluster} is in none of its stores", hint=f"Make it with `replicator init {cluster}`."
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from replicator.errors import IntegrityError, NotFound, ObjectAbsent, StoreUnavailable
-from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids, verified
 from replicator.repository.layout import PackName, packs_prefix, parse_name
 from replicator.repository.manifests import ManifestSummary, read_summary
 from replicator.repository.objects import read_table
@@ -39,7 +39,7 @@ def gather(repository: Repository) -> Gathered:
     for name, store in repository.stores.items():
         try:
             for system_id in system_ids(store):
-                catalog = read_catalog(store, system_id, repository.keyring)
+                catalog = verified(read_catalog(store, system_id, repository.keyring), store, repository.keyring)
                 views.append(_view(store, catalog, repository.keyring, damaged))
         except StoreUnavailable as error:
             silent[name] = error

@@ -23,6 +23,7 @@ path=$2
 case $file in
 *.history)
     # A history is asked for again and again, so it stays. One that is not here does not exist.
+    [ -d "$dir/history" ] || exit 126
     [ -f "$dir/history/$file" ] || exit 1
     cp "$dir/history/$file" "$path" || exit 126
     exit 0
@@ -38,8 +39,12 @@ case $? in
 *) exit 126 ;;
 esac
 
-# Handed over before, and kept by the server: it reads its own copy.
-[ -f "pg_wal/$file" ] && exit 1
+# Handed over before, and kept by the server: it reads its own copy. An old segment that it only renamed to this name
+# (before version 15 it recycles while it recovers) says another position in its first page.
+if [ -f "pg_wal/$file" ]; then
+    begins=$(od -An -tx8 -j8 -N8 "pg_wal/$file" 2>/dev/null | tr -d ' ')
+    grep -qxF -- "$file $begins" "$dir/begins" 2>/dev/null && exit 1
+fi
 
 if [ -f "$dir/prefetching" ]; then
     : > "$dir/requests/$file" || exit 126

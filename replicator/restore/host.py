@@ -14,10 +14,8 @@ from replicator.postgres.binaries import as_user, run
 from replicator.restore.tree import host_errors, owner_ids
 
 
-def check_host(into: Path, owner: str | None, port: int | None, *, starts: bool) -> None:
-    """Raise UsageError when root named no owner to start as, HostLacks for a user that does not exist or can't get to
-    the directory, or a port that is taken.
-    """
+def check_options(owner: str | None, port: int | None, *, starts: bool) -> None:
+    """Raise UsageError when root named no owner to start as, HostLacks for a user that does not exist."""
     if port is not None and not starts:
         raise UsageError("--port goes with --start", hint="Without --start the port stands in postgresql.conf.")
     if starts and owner is None and os.geteuid() == 0:
@@ -27,18 +25,23 @@ def check_host(into: Path, owner: str | None, port: int | None, *, starts: bool)
         )
     if owner is not None:
         owner_ids(owner)
-        _check_reach(into, owner)
+
+
+def check_host(into: Path, owner: str | None, port: int | None) -> None:
+    """Raise HostLacks when the server could not start: its user can't get to the directory, its port is taken."""
+    unreachable = reach_note(into, owner)
+    if unreachable is not None:
+        raise HostLacks(unreachable, hint="Restore into a directory below one that the server's user may enter.")
     if port is not None:
         _check_port(port)
 
 
-def _check_reach(into: Path, owner: str) -> None:
+def reach_note(into: Path, owner: str | None) -> str | None:
+    """A sentence when `owner` can't get to the directory; None when all is well."""
     place = _existing(into.parent)
-    if run(["test", "-x", str(place)], timeout=30, owner=owner).returncode != 0:
-        raise HostLacks(
-            f"{owner} can not get to {place}",
-            hint="Restore into a directory below one that the server's user may enter.",
-        )
+    if owner is None or run(["test", "-x", str(place)], timeout=30, owner=owner).returncode == 0:
+        return None
+    return f"{owner} can not get to {place}"
 
 
 def _check_port(port: int) -> None:

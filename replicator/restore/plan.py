@@ -188,7 +188,7 @@ def _systems(views: Sequence[StoreView]) -> Iterator[list[StoreView]]:
 def _best(
     request: PlanRequest, group: Sequence[StoreView], times: SendTimes, probe: WalProbe | None
 ) -> tuple[StoreView, Route, Stop] | None:
-    """The first definite stop, on the newest timeline that has one, else the furthest end of WAL."""
+    """The newest timeline that the target lies on: there the first definite stop, else the furthest end of WAL."""
     found: list[tuple[int, StoreView, Route]] = []
     for order, view in enumerate(group):
         found += [(order, view, route) for route in routes(view.catalog, view.complete, request.target.timeline)]
@@ -200,12 +200,14 @@ def _best(
         found.sort(key=lambda item: (item[2].history.timeline, -item[0], item[2].end), reverse=True)
     best: tuple[StoreView, Route, Stop] | None = None
     for _, view, route in found:
+        if best is not None and route.history.timeline < best[1].history.timeline:
+            break  # an older timeline goes on after the fork, but that is another future
         stop = Search(view.summaries, times, probe).locate(request.target, route)
         if stop is None:
             continue
         if not stop.latest or request.target.kind is TargetKind.LATEST:
             return view, route, stop
-        if best is None or (route.history.timeline, route.end) > (best[1].history.timeline, best[1].end):
+        if best is None or route.end > best[1].end:
             best = view, route, stop
     return best
 

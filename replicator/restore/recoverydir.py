@@ -1,6 +1,6 @@
 """The recovery directory `<data directory>.replicator`: what restore_command needs, and nothing else.
 
-Owns its layout: `guard`, `wanted` (file names, one a line), `files` (one JSON line for each), `history/`, `ready/`
+Owns its layout: `guard`, `wanted` (file names, one a line), `begins` (the same with their first position), `files` (one JSON line for each), `history/`, `ready/`
 (prefetched, whole), `requests/`, `prefetching` (the living prefetcher's process), `access` (store and keys, 0600).
 It is 0700 and the server's owner's; recovery_end_command, or the next restore, removes it.
 """
@@ -88,6 +88,7 @@ class RecoveryDirectory:
             _write(self.path / "access", json.dumps(private))
             _write(self.path / "plan.json", json.dumps(plan.as_json()))
             _write(self.path / "wanted", "".join(f"{file.name}\n" for file in plan.files))
+            _write(self.path / "begins", "".join(f"{file.name} {file.start.hex16.lower()}\n" for file in plan.files))
             _write(self.path / "files", "".join(f"{_line(file)}\n" for file in plan.files))
             _write(self.path / "guard", guard_script(self.path, command))
 

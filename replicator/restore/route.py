@@ -88,7 +88,14 @@ class Route:
             )
         for name in names:
             yield WalSource(name, segment.start, cut, whole=True)
-        for piece in self.catalog.pieces.get(segment.name, ()):
+        pieces = self.catalog.pieces.get(segment.name, ())
+        if not names and segment.start < cut and len({(piece.start, piece.end) for piece in pieces}) < len(pieces):
+            raise WalConflict(
+                f"a piece of segment {segment.name} has two contents in store {self.catalog.store}",
+                hint="Restore from another store, or to a target before that segment.",
+                names=tuple(piece_object(piece) for piece in pieces),
+            )
+        for piece in pieces:
             yield WalSource(piece_object(piece), piece.start, min(piece.end, cut), whole=False)
 
 

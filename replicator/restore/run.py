@@ -156,7 +156,7 @@ def restore(job: RestoreJob) -> RestoreResult:
     if not job.request.can_open:
         raise _can_not_open(job)
     Tree(job.into, job.tablespaces).check_empty()
-    host.check_host(job.into, job.owner, job.port, starts=job.start)
+    host.check_options(job.owner, job.port, starts=job.start)
     plan = make_plan(job)
     if plan.missing:
         raise TargetUnreachable(
@@ -164,6 +164,8 @@ def restore(job: RestoreJob) -> RestoreResult:
             windows=tuple(window.as_json() for window in plan.windows),
             hint="Name another store with --store, or another snapshot with --snapshot.",
         )
+    if job.start:
+        host.check_host(job.into, job.owner, job.port)
     store = job.repository.store(plan.store)
     manifest = ManifestReader(store, plan.snapshot, job.repository.keyring)
     binaries = job.binaries(_major(manifest.facts)) if job.start else None
@@ -176,6 +178,8 @@ def restore(job: RestoreJob) -> RestoreResult:
     Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
     job.step("fetched")
     notes = [*plan.warnings, *_configure(job, plan, manifest.facts, spaces)]
+    unreachable = host.reach_note(job.into, job.owner)
+    notes += [unreachable] if unreachable is not None else []
     started = _bring_up(job, plan, tree, binaries, notes)
     return RestoreResult(plan, job.into, started, time.monotonic() - began, tuple(notes))
 

@@ -18,6 +18,8 @@ from replicator.restore.route import Route
 
 #: Bytes of WAL after the stop's record that a recovering server may read: the record itself, and its read-ahead.
 READ_AHEAD = 2 * 1024 * 1024
+#: What WAL holds of a transaction's number: pg_current_xact_id() also counts how often that wrapped around.
+_XID = 2**32 - 1
 #: How far the clock of a host that takes snapshots may be from the server's.
 CLOCK_SLACK_US = 30_000_000
 
@@ -125,7 +127,7 @@ class Search:
         def look(number: int, start: Lsn) -> Lsn | None:
             assert self.probe is not None
             assert target.xid is not None
-            found = self.probe.xid(route, number, target.xid, start)
+            found = self.probe.xid(route, number, target.xid & _XID, start)
             return found.lsn if found is not None else None
 
         return self._scan(route, look)

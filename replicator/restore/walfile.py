@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from replicator.core.lsn import Lsn, Segment
-from replicator.errors import HostLacks, IntegrityError, ObjectAbsent
+from replicator.errors import HostLacks, IntegrityError, ObjectAbsent, WalConflict
 from replicator.repository.layout import PieceName, WalName, parse_name, pieces_prefix, segment_prefix
 from replicator.repository.objects import open_object
 from replicator.restore.route import WalFile, WalSource, chain
@@ -44,18 +44,18 @@ def write_wal_file(store: ReadableStore, keyring: Keyring, file: WalFile, path: 
 def renewed(store: ReadableStore, file: WalFile) -> WalFile:
     """`file` from what the store lists now: while a stream runs, pieces give way to larger ones and to their segment.
 
-    Raises IntegrityError when the store no longer holds all of it: inside a plan nothing is ever absent.
+    Raises IntegrityError when the store no longer holds all of it (inside a plan nothing is ever absent), WalConflict.
     """
     found: list[WalSource] = []
-    for place in dict.fromkeys(_segment_of(source, file.size) for source in file.sources):
-        system_id, segment = place
+    for system_id, segment in dict.fromkeys(_segment_of(source, file.size) for source in file.sources):
+        place = system_id, segment
         cut = max(source.end for source in file.sources if _segment_of(source, file.size) == place)
-        for info in store.list(segment_prefix(system_id, segment)):
-            found.append(WalSource(info.name, segment.start, cut, whole=True))
+        # Pieces are listed first: they go once their segment is there.
         for info in store.list(pieces_prefix(system_id, segment)):
             piece = parse_name(info.name)
             if isinstance(piece, PieceName):
                 found.append(WalSource(info.name, piece.start, min(piece.end, cut), whole=False))
+        found += whole_of(store, system_id, segment, cut)
     now = replace(file, sources=tuple(chain(found, file.start)))
     if now.end < file.end:
         raise IntegrityError(
@@ -64,6 +64,18 @@ def renewed(store: ReadableStore, file: WalFile) -> WalFile:
             file=file.name,
         )
     return now
+
+
+def whole_of(store: ReadableStore, system_id: int, segment: Segment, cut: Lsn) -> list[WalSource]:
+    """The complete segment up to `cut`, as the store lists it now: one source or none. Raises WalConflict."""
+    names = [info.name for info in store.list(segment_prefix(system_id, segment))]
+    if len(names) > 1:
+        raise WalConflict(
+            f"segment {segment.name} has {len(names)} contents in store {store.name}",
+            hint="Name another store with --store.",
+            names=tuple(names),
+        )
+    return [WalSource(name, segment.start, cut, whole=True) for name in names]
 
 
 def _segment_of(source: WalSource, size: int) -> tuple[int, Segment]:

@@ -10,15 +10,15 @@ import re
 from pathlib import Path
 
 from replicator.core.lsn import Lsn, Segment
-from replicator.errors import NotFound, ObjectAbsent, StoreUnavailable, UsageError, WalConflict
+from replicator.errors import NotFound, ObjectAbsent, StoreUnavailable, UsageError
 from replicator.repository.catalog import list_snapshots, read_history_file, system_ids
-from replicator.repository.layout import PieceName, parse_name, piece_object, pieces_prefix, segment_prefix, wal_prefix
+from replicator.repository.layout import PieceName, parse_name, piece_object, pieces_prefix, wal_prefix
 from replicator.repository.objects import read_header
 from replicator.repository.repository import Repository
 from replicator.restore.recoverydir import RecoveryDirectory
 from replicator.restore.route import WalFile, WalSource, chain
 from replicator.restore.tree import host_errors
-from replicator.restore.walfile import write_wal_file
+from replicator.restore.walfile import whole_of, write_wal_file
 from replicator.seal.keyring import Keyring
 from replicator.store.protocol import Store
 
@@ -26,22 +26,29 @@ _SEGMENT = re.compile(r"[0-9A-F]{24}\Z")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history\Z")
 
 
-def wal_get(repository: Repository, name: str, path: Path, until: Lsn | None = None) -> None:
+def wal_get(
+    repository: Repository, name: str, path: Path, until: Lsn | None = None, *, system_id: int | None = None
+) -> None:
     """Deliver the file `name` to `path`. `until`: zeros from there on, pieces allowed, and a miss before it an error;
-    without it only complete segments are served (a padded one would shadow a standby's better WAL).
+    without it only complete segments are served (a padded one would shadow a standby's better WAL). `system_id`: of the
+    server that asks; a file of the same name of an earlier system would shadow its own WAL. None: the newest that has
+    it.
 
-    Raises ObjectAbsent, WalConflict, IntegrityError, CannotOpen, StoreUnavailable, HostLacks.
+    Raises ObjectAbsent, NotFound (less than up to `until`), WalConflict, IntegrityError, CannotOpen, StoreUnavailable,
+    HostLacks.
     """
-    silent: StoreUnavailable | None = None
+    failed: StoreUnavailable | NotFound | None = None
     for _ in range(2):  # listed again after a miss
         for store in repository.stores.values():
             try:
-                if _deliver(store, repository.keyring, name, path, until):
+                if _deliver(store, repository.keyring, name, path, until, system_id):
                     return
             except StoreUnavailable as error:
-                silent = error
-    if silent is not None:
-        raise silent
+                failed = error
+            except NotFound as error:  # this store holds too little of it, another may hold all
+                failed = failed or error
+    if failed is not None:
+        raise failed
     raise ObjectAbsent(f"{name} is in no store of {repository.cluster}")
 
 
@@ -59,13 +66,15 @@ def wal_get_planned(directory: Path, name: str, path: Path) -> None:
         raise NotFound(f"{name} of the plan: {error.message}", hint="Plan the restore again.") from error
 
 
-def _deliver(store: Store, keyring: Keyring, name: str, path: Path, until: Lsn | None) -> bool:
+def _deliver(
+    store: Store, keyring: Keyring, name: str, path: Path, until: Lsn | None, only: int | None
+) -> bool:
     """Whether this store had it."""
     history = _HISTORY.match(name)
     if history is None and not _SEGMENT.match(name):
         return False  # `.partial`, `.backup`: never kept
     newest = sorted(system_ids(store), key=lambda found: _newest(store, found), reverse=True)
-    for system_id in newest:
+    for system_id in newest if only is None else [only]:
         if history is not None:
             try:
                 content = read_history_file(store, system_id, int(history[1], 16), keyring)
@@ -96,14 +105,7 @@ def _find(store: Store, keyring: Keyring, system_id: int, name: str, until: Lsn 
     end = segment.end if until is None else min(segment.end, until)
     # Pieces are listed first: they go once their segment is there.
     pieces = _pieces(store, system_id, segment) if until is not None else []
-    names = [info.name for info in store.list(segment_prefix(system_id, segment))]
-    if len(names) > 1:
-        raise WalConflict(
-            f"segment {name} has {len(names)} contents in store {store.name}",
-            hint="Name another store with --store.",
-            names=tuple(names),
-        )
-    sources = [WalSource(found, segment.start, end, whole=True) for found in names]
+    sources = whole_of(store, system_id, segment, end)
     if until is not None and not sources:
         held = [WalSource(piece_object(of), of.start, min(of.end, end), whole=False) for of in pieces]
         sources = list(chain(held, segment.start))
@@ -125,7 +127,10 @@ def segment_size(store: Store, keyring: Keyring, system_id: int) -> int:
     """The segment size of a cluster, from any object's header; 0 when there is no WAL."""
     for prefix in (wal_prefix(system_id), pieces_prefix(system_id)):
         for info in store.list(prefix):
-            return read_header(store, info.name, keyring).segment_size
+            try:
+                return read_header(store, info.name, keyring).segment_size
+            except ObjectAbsent:  # a piece that has given way to its segment
+                continue
     return 0
 
 

@@ -78,7 +78,12 @@ class ObjectSealer:
             name, self._digest, start, end, first_us, last_us,
             sum(entry.plain_size for entry in self._entries), tuple(self._entries), extra,
         ).to_bytes()  # fmt: skip
-        return table + self._keyring.sign(_SIGNED + table) + trailer(len(table), len(self.head))
+        return table + self._keyring.sign(_signed(self._keyring, table)) + trailer(len(table), len(self.head))
+
+
+def _signed(keyring: Keyring, table: bytes) -> bytes:
+    """What the writer signs: a table counts in its own repository only."""
+    return _SIGNED + keyring.repository_id + table
 
 
 def parse_tail(tail: bytes, size: int, name: str) -> tuple[Table, bytes, bytes] | int:
@@ -115,7 +120,7 @@ def check_head(keyring: Keyring, head: bytes, table: Table, name: str) -> Header
 
 def verify_table(keyring: Keyring, signature: bytes, data: bytes, name: str) -> bytes:
     """The id of the writer that signed the table. Raises IntegrityError."""
-    return keyring.verify_writer(signature, _SIGNED + data, name)
+    return keyring.verify_writer(signature, _signed(keyring, data), name)
 
 
 class ObjectOpener:

@@ -26,9 +26,10 @@ from replicator.errors import (
     UntrustedRepository,
     WalConflict,
 )
-from replicator.repository.catalog import read_catalog, read_history_file, system_ids
+from replicator.repository.catalog import read_catalog, read_history_file, system_ids, verified
 from replicator.repository.layout import history_name
 from replicator.repository.notes import CONFLICT, conflict_note
+from replicator.repository.objects import read_table
 from replicator.repository.repository import check_store
 from replicator.seal.document import sign_as_writer
 from replicator.seal.signature import base64url
@@ -118,9 +119,12 @@ class Shipper:
 
     def _read(self, spool: Spool) -> Holdings:
         """What the store holds now. Raises ForeignSource when its histories are not the spool's."""
-        catalog = read_catalog(
-            self._store, spool.system_id, self._board.repository.keyring, segment_size=spool.segment_size
-        )
+        keyring = self._board.repository.keyring
+        listed = read_catalog(self._store, spool.system_id, keyring, segment_size=spool.segment_size)
+        # What is still in the spool is only let go of when the store's copy is signed, not because a name is listed.
+        spooled = {held.segment.name for held in spool.held()} | {file.segment for file in spool.sealed.files()}
+        catalog = verified(listed, self._store, keyring, spooled)
+        self._damaged(catalog.damaged)
         for timeline, content in spool.histories().items():
             theirs = catalog.histories.get(timeline)
             if theirs is not None and theirs != TimelineHistory.parse(timeline, content):
@@ -184,7 +188,9 @@ class Shipper:
             try:
                 self._store.put(file.name, path)
             except AlreadyExists:
-                # The name carries the fingerprint of the content: the same name is the same WAL, the same note.
+                # The name carries the fingerprint of the content: the same name, signed, is the same WAL.
+                if not file.document:
+                    read_table(self._store, file.name, self._board.repository.keyring)
                 self._board.steps("after put")
                 return True
             self._board.steps("after put")
@@ -254,6 +260,15 @@ class Shipper:
                     pass
                 if stop.is_set():
                     return
+
+    def _damaged(self, names: tuple[str, ...]) -> None:
+        """Objects that are not what their names say count for nothing, and everyone hears of them."""
+        problem = Problem(
+            4,
+            f"store {self._name}: {len(names)} objects are not what their names say, for example {names[0]}",
+            "Find out who put them there; they are ignored, and nothing of ours can take their names.",
+        ) if names else None  # fmt: skip
+        self._board.problem(f"damaged {self._name}", problem)
 
     def _conflict(self, spool: Spool, segment: str, holdings: Holdings) -> None:
         """Two contents for one segment: both are kept, and everyone hears of it."""

@@ -33,7 +33,13 @@ class Site:
         self.write_policy(stream=stream)
 
     def write_policy(
-        self, *, stream: str = "", source: str = "", stores: str = "", passphrase: str = "rahasia"
+        self,
+        *,
+        stream: str = "",
+        source: str = "",
+        stores: str = "",
+        passphrase: str = "rahasia",
+        encryption: str = "",
     ) -> None:
         """The policy and daemon.toml; keyword arguments replace or extend parts."""
         for kind, text in (("password", PASSWORD), ("passphrase", passphrase)):
@@ -44,6 +50,7 @@ class Site:
         stores = stores or "".join(
             f'[[store]]\nname = "{store}"\nurl = "file://{self.base}/{store}"\n' for store in ("local", "offsite")
         )
+        encryption = encryption or f'passphrase = {{ file = "{self.policies}/{self.name}.passphrase" }}'
         (self.policies / f"{self.name}.toml").write_text(f"""
 cluster = "{self.name}"
 [source]
@@ -51,7 +58,7 @@ cluster = "{self.name}"
 password = {{ file = "{self.policies}/{self.name}.password" }}
 {stores}
 [encryption]
-passphrase = {{ file = "{self.policies}/{self.name}.passphrase" }}
+{encryption}
 [stream]
 spool = "{self.base}/spool"
 {stream}
@@ -82,14 +89,21 @@ directory = "{self.base}/state"
             line, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
         )
 
-    def start_daemon(self, *, wait: bool = True) -> None:
-        """Start the daemon; wait until it is ready."""
+    def start_daemon(self, *, wait: bool = True, doom: tuple[str, int] | None = None) -> None:
+        """Start the daemon; wait until it is ready. `doom`: it kills itself at a step reached for the nth time."""
+        line = [*COMMAND, "daemon", "--policies", str(self.policies)]
+        if doom is not None:
+            line = [sys.executable, "-m", "tests.doomed", str(self.policies), doom[0], str(doom[1])]
         with (self.base / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen(
-                [*COMMAND, "daemon", "--policies", str(self.policies)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+            self.daemon = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         if wait:
             self.wait(lambda: self.answers("/readyz"))
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a verb and don't wait for it."""
+        line = [*COMMAND, *arguments, "--policies", str(self.policies)]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(line, stdout=quiet, stderr=quiet, stdin=quiet)
 
     def answers(self, path: str) -> bool:
         """Whether the daemon says 200."""
