@@ -1,5 +1,6 @@
-"""The daemon, built to end as a crash would: `python -m tests.doomed POLICIES STEP COUNT` kills itself with SIGKILL when
-the named step is reached for the COUNTth time. Nothing in the product knows of it: the step callable enters by compose.
+"""The daemon, built to end as a crash would: `python -m tests.doomed POLICIES STEP COUNT` kills itself with SIGKILL
+when the named step is reached for the COUNTth time. Nothing in the product knows of it: the step callable enters by
+compose.
 """
 
 from __future__ import annotations

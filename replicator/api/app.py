@@ -19,7 +19,7 @@ _JSON = "application/json; charset=utf-8"
 
 
 class Answers(Protocol):
-    """What the daemon says of itself. Each answers at once, from memory."""
+    """What the daemon says of itself. Each answers from memory, `status` after a moment for what the stores hold."""
 
     def live(self) -> bool:
         """Whether the supervisor turns."""

@@ -123,14 +123,13 @@ def cluster_and_daemon_policy(ctx: Context, name: str) -> tuple[DaemonPolicy, Po
 
 def cluster_policies(ctx: Context, names: Sequence[str] = ()) -> tuple[DaemonPolicy, dict[str, Policy]]:
     """daemon.toml and the policies of the named clusters, all when none is named. Raises the same."""
-    from replicator.policy import load_policies, unknown_cluster
+    from replicator.policy import load_cluster, load_policies
 
     directory = policies_directory(ctx)
-    daemon, policies = load_policies(directory)
-    for name in names:
-        if name not in policies:
-            raise unknown_cluster(name, policies, directory)
-    return daemon, {name: policies[name] for name in (names or policies)}
+    if not names:
+        return load_policies(directory)
+    found = {name: load_cluster(directory, name) for name in names}
+    return next(iter(found.values()))[0], {name: policy for name, (_, policy) in found.items()}
 
 
 def note(ctx: Context, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import click
 
 from replicator.cli.common import Context
-from replicator.cli.render import human_duration, human_size, jsonable
+from replicator.cli.render import console, human_duration, human_size, jsonable
 from replicator.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def progress_reporter(ctx: Context, kind: str, *, clock: Callable[[], float] = t
     if ctx.quiet or ctx.progress == "none":
         return ProgressReporter(None, 0.0, clock)
     if sys.stderr.isatty():
-        return ProgressReporter(_Bar(kind, ctx.color), 0.1, clock)
+        return ProgressReporter(_Bar(kind, ctx), 0.1, clock)
     return ProgressReporter(_Lines(), LINES_EVERY_S, clock)
 
 
@@ -104,14 +104,13 @@ class _Lines:
 class _Bar:
     """A bar with rate and time left, one row for the present phase."""
 
-    def __init__(self, kind: str, color: bool) -> None:
-        from rich.console import Console
+    def __init__(self, kind: str, ctx: Context) -> None:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Rows
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-        console = Console(stderr=True, no_color=not color)
-        self._rows: rich.progress.Progress = Rows(*columns, console=console, transient=True, auto_refresh=False)
+        where = console(ctx, stderr=True)
+        self._rows: rich.progress.Progress = Rows(*columns, console=where, transient=True, auto_refresh=False)
         self._task = self._rows.add_task(kind, total=None, said="")
 
     def show(self, progress: Progress, elapsed_s: float) -> None:

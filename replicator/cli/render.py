@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replicator.cli.common import Context
 from replicator.core.lsn import Lsn
 from replicator.core.moment import rfc3339
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -70,7 +73,6 @@ def print_table(ctx: Context, columns: Sequence[str], rows: Sequence[Sequence[An
     if not sys.stdout.isatty():
         click.echo("\n".join("\t".join(row) for row in [names, *cells]))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -79,7 +81,14 @@ def print_table(ctx: Context, columns: Sequence[str], rows: Sequence[Sequence[An
         table.add_column(name, justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(text) for text in row))
-    Console(no_color=not ctx.color, highlight=False).print(table)
+    console(ctx).print(table)
+
+
+def console(ctx: Context, *, stderr: bool = False) -> Console:
+    """rich's console; without colours it writes no other style either."""
+    from rich.console import Console
+
+    return Console(color_system="auto" if ctx.color else None, no_color=not ctx.color, highlight=False, stderr=stderr)
 
 
 def cell(value: Any) -> str:

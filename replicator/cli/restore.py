@@ -153,15 +153,14 @@ def _job(
 
 
 def _print_plan(ctx: Context, found: RecoveryPlan) -> None:
-    if ctx.json:
-        print_json(found.as_json())
-        return
-    if ctx.progress == "json":
-        print_result(ctx, found.as_json())
-        return
-    print_lines(_plan_lines(found))
     for warning in found.warnings:
         note(ctx, f"warning: {warning}")
+    if ctx.json:
+        print_json(found.as_json())
+    elif ctx.progress == "json":
+        print_result(ctx, found.as_json())
+    else:
+        print_lines(_plan_lines(found))
 
 
 def _plan_lines(found: RecoveryPlan) -> list[str]:
@@ -177,11 +176,11 @@ def _plan_lines(found: RecoveryPlan) -> list[str]:
 
 
 def _print_result(ctx: Context, result: RestoreResult, job: RestoreJob) -> None:
+    for text in result.notes:
+        note(ctx, f"note: {text}")
     if ctx.json or ctx.progress == "json":
         print_result(ctx, result.as_json())
         return
-    for text in result.notes:
-        note(ctx, f"note: {text}")
     ran = result.started
     lines = [
         f"restored {job.repository.cluster} to {result.plan.target} from snapshot {result.plan.snapshot.label} of "
@@ -194,8 +193,7 @@ def _print_result(ctx: Context, result: RestoreResult, job: RestoreJob) -> None:
         lines.append(f"recovery reached {ran.reached_lsn} and shut the server down")
     else:
         state = "paused" if job.request.action == "pause" else "ended"
-        lines.append(
-            f"recovery {state} at {ran.reached_lsn or 'the target'}, last transaction {ran.reached_time or 'unknown'}"
-        )
+        lines.append(f"recovery {state} at {ran.reached_lsn or 'the target'}")
+        lines.append(f"last transaction: {result.reached_time or 'unknown'}")
         lines.append(f"server: port {ran.port}, process {ran.pid}")
     print_lines(lines)

@@ -85,7 +85,7 @@ def _stores(sheet: Sheet, asked: str | None) -> list[StorePolicy]:
     """The sheet's stores, one of them by name, or one by its URL; credentials from the usual AWS environment."""
     if asked is not None and "://" in asked:
         known = next((found for found in sheet.stores if found.url == asked), None)
-        return [_store("store", asked, known.endpoint if known else "", known.region if known else "")]
+        return [_store(known.name, asked, known.endpoint, known.region) if known else _store("url", asked, "", "")]
     chosen = [found for found in sheet.stores if asked in (None, found.name)]
     if not chosen:
         names = ", ".join(found.name for found in sheet.stores) or "none"

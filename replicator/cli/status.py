@@ -5,6 +5,7 @@ Owns how a status looks on a terminal. The exit code is the first of 8, 4, 7, 5,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -92,11 +93,16 @@ def _rows(name: str, cluster: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for store, facts in cluster["stores"].items():
         windows = facts["windows"] or []
         newest = max(windows, key=lambda window: (window["timeline"], window["to_time"] or ""), default=None)
-        reach = None if newest is None else newest["to_time"] or newest["to_lsn"]
+        reach = None if newest is None else _to_the_second(newest["to_time"]) or newest["to_lsn"]
         gaps = None if facts["gaps"] is None else sum(gap["open"] for gap in facts["gaps"])
         lag = None if facts["lag_bytes"] is None else human_size(facts["lag_bytes"])
         behind = None if facts["lag_s"] is None else human_duration(facts["lag_s"])
         yield name, store, facts["state"], facts["durable_lsn"], lag, behind, reach, gaps
+
+
+def _to_the_second(time: str | None) -> str | None:
+    """A time cut, never rounded up, so that a line holds it."""
+    return None if time is None else re.sub(r"\.\d+", "", time)
 
 
 def _lines(name: str, cluster: Mapping[str, Any]) -> Iterator[str]:

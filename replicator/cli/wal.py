@@ -51,12 +51,14 @@ def get(ctx: Context, words: tuple[str, ...], store: str | None, until: str | No
 def _get(ctx: Context, cluster: str, name: str, path: Path, store: str | None, until: str | None) -> None:
     from replicator.compose import compose
     from replicator.core.lsn import Lsn
+    from replicator.postgres.controldata import system_id_of
     from replicator.restore.walget import wal_get
 
     limit = Lsn.parse(until) if until is not None else None
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     repository = compose(policy, daemon).repository(only=(store,) if store else ())
-    wal_get(repository, name, path, limit)
+    # As restore_command we are run in the data directory of the server that asks.
+    wal_get(repository, name, path, limit, system_id=system_id_of(Path()))
 
 
 @wal.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Event, Lock
 
@@ -17,19 +17,19 @@ from replicator.core.lsn import Lsn
 from replicator.core.windows import Gap
 from replicator.daemon import events
 from replicator.daemon.log import get_logger
+from replicator.daemon.narrator import Narrator
 from replicator.daemon.snapshots import SnapshotKeeper
 from replicator.daemon.supervisor import Supervisor
+from replicator.daemon.views import Views
 from replicator.errors import Conflict, HostLacks
 from replicator.policy import Schedule
 from replicator.repository.repository import Repository
-from replicator.status.catalogs import CatalogReader, StoreView
-from replicator.status.gather import STREAMING, Failure, Known, cluster_status
+from replicator.status.catalogs import StoreView
+from replicator.status.gather import STREAMING, Failure, Known, cluster_status, state_of_view
 from replicator.status.model import ClusterStatus
 from replicator.stream import ClusterStream, StreamStatistics
 from replicator.tolerance import Deadline
 
-#: A view of a store is about this old at most, while the store answers soon.
-VIEW_S = 30.0
 _TICK_S = 0.5
 
 
@@ -47,8 +47,7 @@ class ClusterNode:
         self._lock_fd = -1
         self._lock = Lock()
         self._stream: ClusterStream | None = None
-        self._readers: dict[str, CatalogReader] = {}
-        self._stale: dict[str, Event] = {}
+        self._views: Views | None = None
         schedule = cluster.policy.snapshot.schedule
         self.schedule = Schedule.parse(schedule) if schedule is not None else None
         self.snapshots = SnapshotKeeper(
@@ -86,39 +85,35 @@ class ClusterNode:
         stream = self.cluster.stream(repository)
         with self._lock:
             self._stream = stream
-            self._readers = {name: CatalogReader(repository, name, self._clock) for name in repository.stores}
-            self._stale = {name: Event() for name in repository.stores}
+            self._views = views = Views(repository, self._clock)
         self._log.info(events.CLUSTER_OPENED, repository=repository.id.hex())
-        self._start_workers(repository, stream)
+        self._start_workers(repository, stream, views)
 
-    def _start_workers(self, repository: Repository, stream: ClusterStream) -> None:
+    def _start_workers(self, repository: Repository, stream: ClusterStream, views: Views) -> None:
         for worker in stream.workers():
             self._workers.start(worker.name, worker.run)
         for name in repository.stores:
-            self._workers.start(f"catalog {name}", partial(self._read_views, name))
+            self._workers.start(f"catalog {name}", partial(views.read, name))
+        self._workers.start("narrator", partial(self._narrate, stream))
         self._tasks.start("snapshots", self.snapshots.run)
 
-    def _read_views(self, name: str, stop: Event) -> None:
-        """Read one store's view now and then, and when something changed."""
-        reader, stale = self._readers[name], self._stale[name]
-        while not stop.is_set():
-            stale.clear()
-            began = self._clock.monotonic()
-            reader.refresh()
-            now = self._clock.monotonic()
-            due = now + max(VIEW_S, 2 * (now - began))  # a store that lists slowly is not listed all the time
-            while self._clock.monotonic() < due and not stale.is_set():
-                if self._clock.wait(stop, _TICK_S):
-                    return
+    def _narrate(self, stream: ClusterStream, stop: Event) -> None:
+        narrator = Narrator(self._log)
+        while not self._clock.wait(stop, _TICK_S):
+            narrator.tell(stream.statistics())
 
     def _refresh_views(self) -> None:
-        for stale in list(self._stale.values()):
-            stale.set()
+        if self._views is not None:
+            self._views.stale()
 
     def views(self) -> Mapping[str, StoreView]:
         """What the stores hold, as last read."""
         with self._lock:
-            return {name: reader.view for name, reader in self._readers.items()}
+            return self._views.latest() if self._views is not None else {}
+
+    def freshen(self) -> Callable[[Deadline], None]:
+        """Ask that what the stores hold be read again; what is returned waits for it."""
+        return self._views.freshen() if self._views is not None else lambda _deadline: None
 
     def streaming(self) -> bool:
         """Whether WAL arrives now."""
@@ -141,7 +136,10 @@ class ClusterNode:
         statistics = self._statistics()
         if statistics is None or statistics.state != STREAMING:
             return False
-        return any(store.state == "ok" for store in statistics.stores.values())
+        views = self.views()
+        return any(
+            store.state == "ok" and state_of_view(views.get(name)) == "ok" for name, store in statistics.stores.items()
+        )
 
     def _statistics(self) -> StreamStatistics | None:
         stream = self._stream

@@ -29,6 +29,8 @@ from replicator.tolerance import Clock, Deadline
 FLUSH_S, JOIN_S = 20.0, 10.0
 _TICK_S = 0.5
 _LIVE_S = 10.0
+#: A snapshot taken a moment ago shows in the status; a store that does not answer must not hold it up.
+_FRESH_S = 2.0
 
 
 class Daemon:
@@ -70,7 +72,11 @@ class Daemon:
         return Status({node.name: node.status() for node in self._nodes}, self._since)
 
     def status(self) -> dict[str, Any]:
-        """As `status --json`."""
+        """As `status --json`. What the stores hold is read anew for whoever asks, as far as that takes a moment."""
+        deadline = Deadline(self._clock, _FRESH_S)
+        waits = [node.freshen() for node in self._nodes]  # all are asked before one is waited for
+        for wait in waits:
+            wait(deadline)
         return self._status().as_json()
 
     def metrics(self) -> tuple[str, bytes]:

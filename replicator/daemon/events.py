@@ -21,6 +21,10 @@ TASK_ENDED: Final = "task_ended"
 TASK_FAILED: Final = "task_failed"
 TASK_STOPPED: Final = "task_stopped"
 GAP_FOUND: Final = "gap_found"
+STREAM_STATE: Final = "stream_state"
+STORE_STATE: Final = "store_state"
+PROBLEM: Final = "problem"
+PROBLEM_ENDED: Final = "problem_ended"
 
 #: Event → (fields beside timestamp, level and cluster; meaning).
 TABLE: Final = {
@@ -41,6 +45,10 @@ TABLE: Final = {
     TASK_FAILED: ("kind, exit_code, error, hint, stderr", "a child process failed; the stream goes on"),
     TASK_STOPPED: ("kind, exit_code", "a child process was ended because the daemon ends"),
     GAP_FOUND: ("gaps", "coverage has an open gap; it is answered with a snapshot"),
+    STREAM_STATE: ("state, host, timeline", "the stream's state changed: `streaming`, or a word that says why not"),
+    STORE_STATE: ("store, state", "a store's state changed: `ok`, or a word that says why it does not take"),
+    PROBLEM: ("text, hint", "something is wrong about the stream; said once until it ended"),
+    PROBLEM_ENDED: ("text", "it is well again"),
 }
 
 

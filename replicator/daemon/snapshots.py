@@ -6,7 +6,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event, Lock
@@ -19,6 +19,7 @@ from replicator.daemon import events
 from replicator.daemon.log import get_logger
 from replicator.daemon.scheduler import missed
 from replicator.daemon.tasks import Task, TaskEnd
+from replicator.errors import ReplicatorError
 from replicator.policy import Schedule
 from replicator.status.catalogs import StoreView, labels, open_gaps
 from replicator.status.model import Problem, TaskStatus
@@ -68,6 +69,10 @@ class SnapshotKeeper:
         self._ended_at: datetime | None = None
         self._looked_back = False
         self._answered: frozenset[Gap] = frozenset()
+        # Open gaps that a snapshot was taken for already, and when those alone are a reason for another one.
+        self._tried: frozenset[tuple[int, str]] = frozenset()
+        self._tries = 0
+        self._again_at = self._not_before
         self._problem: Problem | None = None
 
     def request(self, reason: str) -> None:
@@ -104,9 +109,19 @@ class SnapshotKeeper:
             self._looked_back = True
             self._look_back(read)
         fresh = [view for view in read if self._ended_at is None or _after(view.read_at, self._ended_at)]
-        met = self.stream.gaps() - self._answered
-        if self._wanted is None and (met or open_gaps(fresh)):
-            self._log.warning(events.GAP_FOUND, gaps=[*open_gaps(fresh), *map(gap_json, met)])
+        self._look_for_gaps(fresh)
+
+    def _look_for_gaps(self, views: Sequence[StoreView]) -> None:
+        """A gap is answered at once. One that its snapshot did not close (a store that lists but takes nothing) is
+        answered again ever less often: base backups must not follow each other without a pause.
+        """
+        met, held = self.stream.gaps() - self._answered, open_gaps(views)
+        if views and not held:
+            self._tried, self._tries = frozenset(), 0
+        if self._wanted is not None or not (met or held):
+            return
+        if met or _places(held) - self._tried or self.clock.monotonic() >= self._again_at:
+            self._log.warning(events.GAP_FOUND, gaps=[*held, *map(gap_json, met)])
             self.request("gap")
 
     def _look_back(self, views: Sequence[StoreView]) -> None:
@@ -120,16 +135,22 @@ class SnapshotKeeper:
 
     def _take(self, stop: Event) -> None:
         with self._lock:
-            self._wanted = None
-        met = self.stream.gaps()
+            reason, self._wanted = self._wanted, None
+        met, held = self.stream.gaps(), _places(open_gaps(self.views().values()))
         self._task = Task(KIND, self.command, self.clock, self._facts, self._started)
         try:
             end = self._task.run(stop)
+        except ReplicatorError:
+            self.request(reason or "retry")  # the worker is run again, and what was asked for still is
+            raise
         finally:
             self._task = None
             self._ended_at = self.clock.now()
         if end.result is not None:
             self._answered |= met
+            self._tried |= held
+            self._again_at = self.clock.monotonic() + _pause(self._tries)
+            self._tries += 1
         self._judge(end)
         self.refresh()
 
@@ -161,9 +182,8 @@ class SnapshotKeeper:
         if end.result is not None:  # taken, if not everywhere or not without remarks
             self._failures = 0
             return
-        wait = min(MOST_RETRY_S, FIRST_RETRY_S * 2**self._failures)
-        self._failures = min(self._failures + 1, 16)
-        self._not_before = self.clock.monotonic() + wait
+        self._not_before = self.clock.monotonic() + _pause(self._failures)
+        self._failures += 1
         self.request("retry")
 
 
@@ -184,6 +204,14 @@ def problem_of(end: TaskEnd) -> Problem | None:
         return Problem(str(first.get("code", "")), str(first.get("text", "")), str(first.get("hint") or ""))
     how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
     return Problem("task_failed", f"the last snapshot ended with {how}", "See the daemon's log for its last lines.")
+
+
+def _pause(failures: int) -> float:
+    return min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 16))
+
+
+def _places(gaps: Iterable[Mapping[str, Any]]) -> frozenset[tuple[int, str]]:
+    return frozenset((gap["timeline"], gap["start_lsn"]) for gap in gaps)
 
 
 def _after(moment: datetime | None, other: datetime) -> bool:

@@ -126,9 +126,9 @@ class Group:
         if self.stop.is_set():
             return
         worker = _Worker(name, run, self, self._supervisor)
-        with self._lock:
+        with self._lock:  # who joins finds only threads that were started
+            worker.thread.start()
             self._workers.append(worker)
-        worker.thread.start()
 
     def states(self) -> tuple[WorkerState, ...]:
         """Its workers."""
@@ -168,9 +168,8 @@ class _Worker:
         """Its state; an error is forgotten once it runs well."""
         with self._lock:
             well = self._state.phase is Phase.RUNNING and self._clock.monotonic() - self._began >= WELL_AFTER_S
-            if well and self._state.error is not None:
-                self._state = replace(self._state, error=None)
-                self._log.info(events.WORKER_RECOVERED)
+            if well:
+                self._forget()
             return self._state
 
     def _main(self) -> None:
@@ -191,8 +190,17 @@ class _Worker:
                 self._supervisor.on_bug()
                 return
             else:
+                if not stop.is_set():  # its work is done
+                    with self._lock:
+                        self._forget()
                 break
         self._enter(Phase.FINISHED)
+
+    def _forget(self) -> None:
+        """What failed before is of the past. The lock is held."""
+        if self._state.error is not None:
+            self._state = replace(self._state, error=None)
+            self._log.info(events.WORKER_RECOVERED)
 
     def _failed(self, error: ReplicatorError) -> bool:
         """Whether the worker is to run again; waits first."""

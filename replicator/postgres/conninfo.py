@@ -39,14 +39,7 @@ def targets_of(
 
     `replication` is "true", "database" or None for plain SQL. Raises UsageError when conninfo cannot be read.
     """
-    try:
-        given = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
-    except psycopg.Error:
-        # The parser's message may quote a part of the string, and that may be a password.
-        raise UsageError(
-            "the source's conninfo cannot be read",
-            hint="Write it as host=db1 port=5432 user=replicator dbname=postgres.",
-        ) from None
+    given = _parsed(conninfo)
     common = {**_DEFAULTS, "fallback_application_name": application_name, **given}
     attributes = common.pop("target_session_attrs", "primary")
     if password is not None:
@@ -57,6 +50,22 @@ def targets_of(
         common["dbname"] = "replication"  # as pg_receivewal says it: what .pgpass lines for replication match
     wants_primary = attributes in ("primary", "read-write")
     return tuple(Target(label, wants_primary, {**common, **place}) for label, place in _places(given))
+
+
+def application_name_of(conninfo: str, fallback: str) -> str:
+    """The name that the server will know us by. Raises UsageError when conninfo cannot be read."""
+    return _parsed(conninfo).get("application_name") or fallback
+
+
+def _parsed(conninfo: str) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    except psycopg.Error:
+        # The parser's message may quote a part of the string, and that may be a password.
+        raise UsageError(
+            "the source's conninfo cannot be read",
+            hint="Write it as host=db1 port=5432 user=replicator dbname=postgres.",
+        ) from None
 
 
 def _places(given: dict[str, str]) -> list[tuple[str, dict[str, str]]]:

@@ -1,10 +1,12 @@
 """What pg_control says of a data directory, read with pg_controldata of the right major version.
 
-Read-only. The file itself is never parsed or written here.
+Read-only. Of the file itself only its first field is ever read here: the system identifier, which is there in every
+version.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,16 @@ def read_controldata(binaries: Binaries, data_directory: Path, *, owner: str | N
     if done.returncode != 0:
         raise _failed(done.stderr, data_directory)
     return parse_controldata(done.stdout)
+
+
+def system_id_of(data_directory: Path) -> int | None:
+    """The system identifier of a data directory on this host, without any program; None where there is none."""
+    try:
+        with (data_directory / "global/pg_control").open("rb") as file:
+            field = file.read(8)
+    except OSError:
+        return None
+    return int.from_bytes(field, sys.byteorder) if len(field) == 8 else None
 
 
 def _failed(told: str, data_directory: Path) -> ReplicatorError:

@@ -18,6 +18,7 @@ from replicator.errors import ProtocolViolation, ReplicatorError, SourceUnavaila
 from replicator.postgres import messages
 from replicator.postgres.sqlstate import error_of
 from replicator.postgres.waiting import Conversation, Wait
+from replicator.postgres.words import libpq_words
 
 FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 COPYING = (ExecStatus.COPY_BOTH, ExecStatus.COPY_OUT, ExecStatus.COPY_IN)
@@ -52,7 +53,7 @@ def lost(pgconn: PGconn, error: psycopg.Error, *, doing: str, wal: bool = False)
         result = None
     if result is not None and result.error_field(DiagnosticField.SQLSTATE):
         return failure_of(result, doing=doing, wal=wal)
-    return SourceUnavailable(f"{doing}: {pq.error_message(pgconn) or error}".strip().replace("\n", " "), sqlstate=None)
+    return SourceUnavailable(f"{doing}: {libpq_words(pq.error_message(pgconn) or str(error))}", sqlstate=None)
 
 
 def flush(pgconn: PGconn) -> Conversation[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Event
 from types import TracebackType
 from typing import Any
@@ -92,6 +93,11 @@ class SqlConnection:
         """The values of `names` as SHOW prints them; a name that the server does not know is absent."""
         rows = self.execute("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", (list(names),))
         return dict(rows)
+
+    def clock(self) -> datetime:
+        """The server's time now, aware."""
+        moment: datetime = self.execute("SELECT clock_timestamp()")[0][0]
+        return moment
 
     def is_in_recovery(self) -> bool:
         """Whether the server is a standby or still recovers."""

@@ -21,6 +21,7 @@ from psycopg.pq.abc import PGconn
 from replicator.errors import ReplicatorError, SourceUnavailable
 from replicator.postgres.conninfo import Target
 from replicator.postgres.sqlstate import error_of
+from replicator.postgres.words import libpq_words
 
 _ERROR_RESPONSE = re.compile(rb'^B\t\d+\tErrorResponse\t[^\n]*? C "([0-9A-Z]{5})"', re.MULTILINE)
 _PASSWORD = "28P01"  # noqa: S105 (an SQLSTATE)
@@ -52,13 +53,8 @@ def remember(target: Target, sqlstate: str | None) -> None:
 
 
 def words(pgconn: PGconn) -> str:
-    """libpq's message about a failed attempt, on one line, without the address that ours names already and without the
-    question that it adds (a line with a tab): ours is in the hint.
-    """
-    said = [line for line in pgconn.get_error_message().splitlines() if not line.startswith("\t")]
-    message = " ".join(" ".join(said).split())
-    message = message.partition(" failed: ")[2] or message
-    return message[:1].lower() + message[1:] if message[1:2].islower() else message
+    """libpq's message about a failed attempt, on one line, without the address that ours names already."""
+    return libpq_words(pgconn.get_error_message())
 
 
 def error_for(target: Target, pgconn: PGconn, doing: str) -> ReplicatorError:

@@ -82,7 +82,7 @@ class Waldump:
         """Every commit and abort whose record starts in [start, end), in order; `start` need not be a record's."""
         for line in self._lines("Transaction", directory, timeline, start, end):
             found = parse_line(line)
-            if isinstance(found, TransactionEnd) and (end is None or found.lsn < end):
+            if isinstance(found, TransactionEnd):
                 yield found
 
     def commits(self, directory: Path, timeline: int, start: Lsn, end: Lsn | None) -> Commits:
@@ -106,7 +106,7 @@ class Waldump:
         """The first restore point of that name within the range, where recovery would stop; None without."""
         for line in self._lines("XLOG", directory, timeline, start, end):
             found = parse_line(line)
-            if isinstance(found, RestorePoint) and found.name == name and (end is None or found.lsn < end):
+            if isinstance(found, RestorePoint) and found.name == name:
                 return found
         return None
 
@@ -118,10 +118,19 @@ class Waldump:
                 yield Lsn.parse(record[3])
 
     def _lines(self, rmgr: str | None, directory: Path, timeline: int, start: Lsn, end: Lsn | None) -> Iterator[str]:
+        """The lines of records that start before `end`. pg_waldump's own --end would keep from us a record that starts
+        before it and ends after it.
+        """
+        for line in self._read(rmgr, directory, timeline, start):
+            record = _RECORD.match(line.rstrip("\n"))
+            if record is not None and end is not None and Lsn.parse(record[3]) >= end:
+                return
+            yield line
+
+    def _read(self, rmgr: str | None, directory: Path, timeline: int, start: Lsn) -> Iterator[str]:
         _check_start(directory, timeline, start)
         command = [str(self._binaries.program("pg_waldump")), "-p", str(directory), "-t", str(timeline)]
         command += ["-s", str(start), *(["-r", rmgr] if rmgr is not None else [])]
-        command += ["-e", str(end)] if end is not None else []
         expired = threading.Event()
         with tempfile.TemporaryFile() as errors, self._start(command, errors.fileno()) as process:
 

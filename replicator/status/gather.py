@@ -15,8 +15,10 @@ from replicator.errors import (
     HostLacks,
     KeysError,
     NotFound,
+    ObjectAbsent,
     ReplicatorError,
     SourceUnavailable,
+    StoreDenied,
     StoreUnavailable,
     VerificationFailed,
 )
@@ -111,10 +113,27 @@ def _store(name: str, known: Known) -> StoreStatus:
 
 def _state(view: StoreView | None, shipped: StoreStreamStatistics | None) -> str | None:
     if shipped is not None:
-        return shipped.state
+        return shipped.state if shipped.state != "ok" else state_of_view(view)
     if view is None or (view.read_at is None and view.error is None):
         return None
     return "reachable" if view.error is None else "unreachable"
+
+
+def state_of_view(view: StoreView | None) -> str:
+    """The state of a store whose shipper has nothing to complain of: an idle one does not notice that it is away."""
+    match view.error if view is not None else None:
+        case None:
+            return "ok"
+        case ObjectAbsent():
+            return "absent"
+        case KeysError():
+            return "untrusted"
+        case StoreDenied():
+            return "refused"
+        case StoreUnavailable():
+            return "away"
+        case _:
+            return "damaged"
 
 
 def _snapshots(known: Known) -> SnapshotsStatus:

@@ -31,6 +31,7 @@ _OWN_CODES = {
     REMARK: 0,
     "page_checksum": 4,
     "parent_unusable": 4,
+    "mark_unusable": 4,
     "store_lacks_snapshot": 6,
 }
 

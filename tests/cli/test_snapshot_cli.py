@@ -186,7 +186,7 @@ def test_with_a_store_that_is_gone(place: Place, streaming: Shipping, tmp_path: 
     ("words", "code"),
     [
         (("snapshot", "show", "frk", "20200101T000000Z"), 3),
-        (("snapshot", "show", "frk", "yesterday"), 2),
+        (("snapshot", "show", "frk", "yesterday"), 3),
         (("snapshot", "list", "frk", "--store", "nowhere"), 3),
         (("snapshot", "list", "fed"), 2),
         (("snapshot", "take", "frk", "--workers", "0"), 2),

@@ -17,6 +17,7 @@ from replicator.core.snapshot import Snapshot
 from replicator.core.windows import Gap
 from replicator.daemon.snapshots import SnapshotKeeper, problem_of
 from replicator.daemon.tasks import TaskEnd
+from replicator.errors import HostLacks
 from replicator.policy import Schedule
 from replicator.status.catalogs import StoreView
 from tests.clock import FakeClock
@@ -180,3 +181,27 @@ def test_problem_of_an_end(end: TaskEnd, code: str) -> None:
     problem: Any = problem_of(end)
     assert problem.code == code
     assert problem_of(TaskEnd("snapshot", 0, 1.0)) is None
+
+
+def test_gap_that_stays_open_is_answered_ever_less_often(tmp_path: Path) -> None:
+    """A store that lists but takes nothing keeps its gap: base backups don't follow each other without a pause."""
+    world = World(tmp_path, schedule=None, code=6)
+    world.view = StoreView("local", _START, (snapshot_of(_START),), gaps=(_GAP,))
+    world.refresh = lambda: None  # type: ignore[method-assign]
+    world.keeper.views = lambda: {
+        "local": StoreView("local", world.clock.now() + timedelta(seconds=1), (snapshot_of(_START),), gaps=(_GAP,))
+    }
+    world.turn(lambda: False, 200)
+    assert world.taken == 4  # after 0, 15, 45 and 105 seconds
+
+
+def test_request_outlives_a_child_that_could_not_start(tmp_path: Path) -> None:
+    """A host that can't start the child now is asked again: the run of the schedule is not lost."""
+    world = World(tmp_path)
+    command, world.keeper.command = world.keeper.command, [str(tmp_path / "absent")]
+    world.keeper.request("schedule")
+    with pytest.raises(HostLacks):
+        world.turn(lambda: False, 60)
+    world.keeper.command = command
+    world.turn(lambda: world.taken > 0, 60)
+    assert world.taken == 1

@@ -190,3 +190,16 @@ def test_thread_that_hangs_is_named() -> None:
     supervisor.group("frk").start("shipper", hang)
     assert supervisor.stop(Deadline(SystemClock(), 0.05)) == ("frk/shipper",)
     release.set()
+
+
+def test_error_of_a_start_that_succeeded_later_is_forgotten() -> None:
+    """A worker whose work is done shows no error of the tries before: what it started may be well."""
+    tries: list[int] = []
+
+    def run(_: Event) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise StoreUnavailable("store local is away")
+
+    state, bugs, _ = settled(run)
+    assert (len(tries), state.phase, state.error, bugs) == (3, Phase.FINISHED, None, [])

@@ -1,6 +1,7 @@
 """The crash campaign: the daemon is killed at random moments and at named steps of receive, write, fsync, acknowledge,
-seal, put and remove; in between the primary crashes, restarts and is replaced by its standby, and the spool is deleted.
-A ledger of committed rows grows meanwhile. At random moments and at the end both stores are restored and held against it.
+seal, put and remove; in between the primary crashes, restarts and is replaced by its standby, and the spool is
+deleted. A ledger of committed rows grows meanwhile. At random moments and at the end both stores are restored and held
+against it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -154,13 +156,13 @@ class Campaign:
         site.kill_daemon()
         self.again(site)
 
-    def primary_crash(self, site: Site) -> None:
+    def primary_crash(self, _: Site) -> None:
         """The primary stops as in a crash, and comes back."""
         time.sleep(self.chance.uniform(0.1, 0.6))
         self.primary.crash()
         self.primary.start()
 
-    def primary_restart(self, site: Site) -> None:
+    def primary_restart(self, _: Site) -> None:
         """The primary is restarted: a fast shutdown waits until the daemon has everything."""
         self.primary.restart()
 
@@ -200,8 +202,8 @@ class Campaign:
             return
         coverage = site.run("wal", "coverage", "frk")
         for store in STORES:
-            held = [entry for entry in coverage[store]["ranges"]]
-            holes = [pair for pair in zip(held, held[1:], strict=False) if pair[0]["timeline"] == pair[1]["timeline"]]
+            held = list(coverage[store]["ranges"])
+            holes = [pair for pair in pairwise(held) if pair[0]["timeline"] == pair[1]["timeline"]]
             if len(holes) > len(coverage[store]["gaps"]) or number(held[-1]["to_lsn"]) < number(end):
                 self.missed += 1
                 self.findings.append(f"{when}: {store} has a hole that no gap tells: {coverage[store]}")
