@@ -143,9 +143,7 @@ class Cluster:
         reference = SecretRef(file=identity.absolute()) if identity is not None else encryption.identity
         if reference is not None:
             text = resolve_secret(reference, what=f"the identity of {self.name}").decode("ascii", "replace")
-            if text.startswith(
-                f"{SIGNING_SECRET}:"
-            ):  # a repository without encryption: its sheet holds the root itself
+            if text.startswith(f"{SIGNING_SECRET}:"):  # without encryption the sheet holds the root itself
                 seed = parse_key(SIGNING_SECRET, text)
             else:
                 identities = (parse_key(SEALING_SECRET, text),)
@@ -266,10 +264,11 @@ class Cluster:
         )
 
     def take_job(self, *, full: bool = False, workers: int | None = None) -> TakeJob:
-        """What `snapshot take` works on; `workers` replaces the policy's. Raises as `repository` does."""
+        """What `snapshot take` works on; a store within its retry budget is waited for. Raises as `repository` does."""
         from replicator.snapshot import TakeJob
 
-        policy = self.policy
+        policy, tolerance = self.policy, self.policy.tolerance
+        patience = tolerance.retry_budget + tolerance.request_timeout
         return TakeJob(
             repository=self.repository(write=True),
             connect=self.replication_connection,
@@ -283,6 +282,8 @@ class Cluster:
             workers=workers if workers is not None else policy.snapshot.workers,
             checkpoint=policy.snapshot.checkpoint,
             rate_limit=policy.snapshot.rate_limit,
+            store_deadline_s=max(180.0, patience),
+            wal_deadline_s=max(60.0, patience),
             steps=self.steps,
         )
 

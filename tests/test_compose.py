@@ -109,3 +109,11 @@ def test_slot_is_remembered(policies: Path) -> None:
     assert not cluster.may_create_slot()
     (cluster.state_directory / "slot.json").write_text("{")
     assert not cluster.may_create_slot()
+
+
+def test_a_take_waits_as_long_as_the_retry_budget(policies: Path) -> None:
+    """A store that comes back within the policy's retry budget is not left out of a snapshot before."""
+    path = policies / "frk.toml"
+    path.write_text(path.read_text().replace('retry_budget = "1s"', 'retry_budget = "10m"'))
+    job = composed(policies).take_job()
+    assert min(job.store_deadline_s, job.wal_deadline_s) > 600

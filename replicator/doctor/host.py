@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from replicator.doctor.finding import RESTORES, STREAM, Finding, finding_of
@@ -37,9 +38,8 @@ def check_directories(patient: Patient) -> Iterator[Finding]:
     spool = patient.spool_directory
     yield from _writable(spool, "the spool")
     base = _existing(spool)
-    used = sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()) if spool.is_dir() else 0
     free, limit = shutil.disk_usage(base).free, patient.policy.stream.spool_limit
-    if free + used < limit:
+    if free + _size(spool) < limit:
         yield Finding(
             "little_room",
             f"the spool may grow to {format_size(limit)} and its disk has {format_size(free)} free",
@@ -61,4 +61,22 @@ def _writable(path: Path, what: str) -> Iterator[Finding]:
 
 def _existing(path: Path) -> Path:
     """`path`, or the nearest directory above it that is there."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if _is_there(place))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is there, as far as this user may look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def _size(directory: Path) -> int:
+    """Bytes of the files below it. A daemon may be at work there: what goes meanwhile counts nothing."""
+    found = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                found += Path(place, name).stat().st_size
+    return found

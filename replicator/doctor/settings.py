@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from replicator.doctor.finding import SNAPSHOTS, STREAM, Finding
 from replicator.doctor.subject import Patient
+from replicator.postgres.conninfo import application_name_of
 from replicator.postgres.query import SqlConnection
 
 #: One walsender streams, one takes a snapshot.
@@ -54,7 +55,7 @@ def _slots(patient: Patient, sql: SqlConnection, most: int) -> Iterator[Finding]
 
 
 def _synchronous(patient: Patient, sql: SqlConnection, found: dict[str, str]) -> Iterator[Finding]:
-    name = application_name(patient)
+    name = application_name_of(patient.policy.source.conninfo, patient.policy.source.slot)
     if not stands_in(name, found["synchronous_standby_names"]):
         return
     elsewhere = sql.execute(
@@ -73,12 +74,6 @@ def _synchronous(patient: Patient, sql: SqlConnection, found: dict[str, str]) ->
         f"{name} is a synchronous standby: while the spool is full, or this host is away, commits on the primary wait",
         "Name a second standby in synchronous_standby_names (ANY 1 …), and give the spool room.",
     )
-
-
-def application_name(patient: Patient) -> str:
-    """The name that the server knows us by."""
-    given = re.search(r"(?:^|\s)application_name\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))", patient.policy.source.conninfo)
-    return (given[1] or given[2] or "") if given else patient.policy.source.slot
 
 
 def stands_in(name: str, setting: str) -> bool:

@@ -62,7 +62,7 @@ def check_slot(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
 def check_clock(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
     """Findings about the difference of clocks; half the round trip is the doubt."""
     before = patient.clock.now()
-    theirs = sql.execute("SELECT clock_timestamp()")[0][0]
+    theirs = sql.clock()
     after = patient.clock.now()
     skew = (theirs - (before + (after - before) / 2)).total_seconds()
     if abs(skew) > _SKEW_S + (after - before).total_seconds():

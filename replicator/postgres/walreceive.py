@@ -20,8 +20,9 @@ from replicator.postgres.conversation import COPYING, TimelineEnded
 from replicator.postgres.messages import PrimaryKeepalive, StandbyStatusUpdate, XLogData
 from replicator.postgres.waiting import TICK, Wait, wait_socket
 
-#: What one `read` takes at most, about, in bytes.
-BATCH: Final = 4 * 2**20
+#: What one `read` takes at most, about, in bytes. Small enough to stay in the processor's cache until it is written:
+#: with 4 MiB the receiver takes twice the processor time.
+BATCH: Final = 2**19
 _FLUSH_SECONDS = 1.0
 WalMessage = XLogData | PrimaryKeepalive
 

@@ -1,7 +1,8 @@
 """The mark that a snapshot was begun, and how two takes exclude each other by it.
 
-Both put their mark first and look then, so at least one sees the other; the lower label goes on. A mark is dead when
-its process is gone on this host, or, elsewhere, when nothing was put under its label for an hour by the store's clock.
+Both put their mark first and look then, so at least one sees the other; the lower label goes on, unless the other one
+was clearly there before by the store's clock (hosts' clocks differ): it has looked already. A mark is dead when its
+process is gone on this host, or, elsewhere, when nothing was put under its label for an hour by the store's clock.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from replicator.tolerance import Clock
 
 #: A mark of another host is dead when its label got no new object for so long.
 _SILENT = timedelta(hours=1)
+#: Marks put within so long were put at once, as far as a store's clock can tell.
+_AT_ONCE = timedelta(seconds=5)
 
 _FORGED = "The mark was damaged, or put by someone who is no writer of the repository; find out who can put there."
 
@@ -93,18 +96,19 @@ def put_mark(participants: Participants, keyring: Keyring, begun: Begun, parent:
 
 
 def exclude_others(participants: Participants, keyring: Keyring, begun: Begun) -> list[Finding]:
-    """Raise Conflict when another take is alive that has a lower label (or attempt, in the same second).
+    """Raise Conflict when another take is alive that was there before, or has a lower label (or attempt, in the same
+    second).
 
     A mark that no writer signed stops nobody: it is returned as a finding.
     """
     findings: list[Finding] = []
 
-    def others(_: str, store: Store) -> list[tuple[BeginName, dict[str, Any]]]:
+    def others(_: str, store: Store) -> list[tuple[BeginName, bool, dict[str, Any]]]:
         return list(_living(store, keyring, begun, findings))
 
     for name, found in participants.each(others, what="looking for other takes").items():
-        for place, body in found:
-            if (place.label, place.attempt) < (begun.label, begun.attempt):
+        for place, earlier, body in found:
+            if earlier or (place.label, place.attempt) < (begun.label, begun.attempt):
                 raise Conflict(
                     f"snapshot {place.label} is being taken by process {body.get('pid')} on {body.get('host')}",
                     hint="Wait until it has ended; a take whose process is gone on another host counts for an hour.",
@@ -116,27 +120,28 @@ def exclude_others(participants: Participants, keyring: Keyring, begun: Begun) -
 
 def _living(
     store: ReadableStore, keyring: Keyring, begun: Begun, findings: list[Finding]
-) -> Iterator[tuple[BeginName, dict[str, Any]]]:
+) -> Iterator[tuple[BeginName, bool, dict[str, Any]]]:
+    """Marks of takes that are alive, whether each was put before ours, and what it says."""
     now = store.stat(begun.name).modified
     for label in _labels(store, begun.system_id):
+        if next(iter(store.list(snapshots_prefix(begun.system_id, label))), None) is not None:
+            continue  # it has ended well
         newest: datetime | None = None
-        marks: list[BeginName] = []
+        marks: dict[BeginName, datetime] = {}
         for info in store.list(packs_prefix(begun.system_id, label)):
             place = parse_name(info.name)
             if isinstance(place, BeginName) and place.attempt != begun.attempt:
-                marks.append(place)
+                marks[place] = info.modified
             newest = info.modified if newest is None else max(newest, info.modified)
-        if not marks or newest is None or next(iter(store.list(snapshots_prefix(begun.system_id, label))), None):
-            continue
-        for place in marks:
+        for place, put in marks.items():
             name = begin_name(place.system_id, place.label, place.attempt)
             try:
                 body = open_document(keyring, "begin", name, store.get(name))
             except IntegrityError as error:
                 findings.append(Finding(MARK_UNUSABLE, error.message, error.hint or _FORGED, name, store.name))
                 continue
-            if _alive(body, place.attempt, newest, now):
-                yield place, body
+            if _alive(body, place.attempt, newest or put, now):
+                yield place, put < now - _AT_ONCE, body
 
 
 def _alive(body: dict[str, Any], number: int, newest: datetime, now: datetime) -> bool:

@@ -43,7 +43,7 @@ SETTINGS = (
     "max_worker_processes", "port", "server_encoding", "shared_preload_libraries", "unix_socket_directories",
     "wal_level", "wal_segment_size",
 )  # fmt: skip
-_LEFT_OVER_S = 86_400
+_LEFT_OVER_S = 3600
 
 
 def take(job: TakeJob, report: Report, stop: Event) -> TakeResult:
@@ -79,6 +79,7 @@ class _Take:
         self._attempt = number
         self._keyring = job.repository.keyring
         self._directory = job.state_directory / "snapshot"
+        self._server_epoch_us = 0
         self._participants = Participants(job.repository.stores, job.clock, job.store_deadline_s, stop)
 
     def run(self) -> tuple[SnapshotRow, list[Finding]]:
@@ -118,8 +119,14 @@ class _Take:
                     hint=f"Start `replicator daemon {job.repository.cluster}`, then take the snapshot.",
                 )
             settings = sql.settings(SETTINGS)
+            asked = job.clock.monotonic()
+            self._server_epoch_us = to_microseconds(sql.clock()) - round(asked * 1e6)
         job.steps("slot")
         return settings
+
+    def _server_us(self) -> int:
+        """The server's time, which is what target times mean: not before it, later by a round trip at most."""
+        return self._server_epoch_us + round(self._job.clock.monotonic() * 1e6)
 
     def _begin(self, identity: Identity) -> tuple[Begun, Parent | None, list[Finding]]:
         job, system_id = self._job, identity.system_id
@@ -159,7 +166,7 @@ class _Take:
         return self._directory / "parent.sqlite"
 
     def _clean(self) -> None:
-        """Forget what crashed takes left, once it is a day old."""
+        """Forget what crashed takes left, once it is so old that no take can still write it: nobody else is alive."""
         before = self._job.clock.now().timestamp() - _LEFT_OVER_S
         for path in self._directory.glob("*-????????.*"):
             with suppress(OSError):  # another take may be cleaning too
@@ -172,7 +179,7 @@ class _Take:
     ) -> _Read:  # fmt: skip
         job = self._job
         self._progress("checkpoint")
-        start_us = to_microseconds(job.clock.now())
+        start_us = self._server_us()
         place = PackPlace(
             self._keyring, begun.system_id, begun.label, begun.attempt, job.compression, job.level
         )  # fmt: skip
@@ -212,8 +219,7 @@ class _Take:
         damage: tuple[str, ...] = ()
         if backup.checksum_failures:
             damage = tuple(backup.warnings) or ("the server found pages with wrong checksums",)
-        stop_us = to_microseconds(self._job.clock.now())
-        return _Read(snapshot, start_us, stop_us, totals, added_bytes, spaces, damage)
+        return _Read(snapshot, start_us, self._server_us(), totals, added_bytes, spaces, damage)
 
     def _wait_for_wal(self, snapshot: Snapshot, segment_size: int) -> None:
         job = self._job

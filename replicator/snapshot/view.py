@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.core.moment import rfc3339_of
-from replicator.core.snapshot import LABEL, Snapshot
-from replicator.errors import SnapshotNotFound, StoreUnavailable, UsageError
+from replicator.core.snapshot import Snapshot
+from replicator.errors import SnapshotNotFound, StoreUnavailable
 from replicator.repository.catalog import list_snapshots, system_ids
 from replicator.repository.layout import manifest_name, pack_name
 from replicator.repository.manifests import ManifestReader, ManifestSummary, read_summary
@@ -56,8 +56,6 @@ def show(repository: Repository, label: str) -> dict[str, Any]:
 
     Raises SnapshotNotFound when every store answered and none has it, StoreUnavailable when that can't be known.
     """
-    if not LABEL.match(label):
-        raise UsageError(f"{label!r} is not a snapshot's label", hint="Labels look like 20261122T020000Z.")
     held = _look(repository)
     snapshot = max((found for found in held.snapshots if found.label == label), default=None)
     if snapshot is None:

@@ -45,6 +45,12 @@ class StoreWal:
         self._need = need
         self._held = Coverage.of()
         self.reach: Lsn = need.range.start
+        zero = Segment(need.range.timeline, 0, need.segment_size)
+        #: By prefix: the last name seen of the WAL before the need.
+        self._earlier = {
+            wal_prefix(need.system_id): segment_prefix(need.system_id, zero),
+            pieces_prefix(need.system_id): pieces_prefix(need.system_id, zero),
+        }
 
     @property
     def complete(self) -> bool:
@@ -58,6 +64,20 @@ class StoreWal:
             self._held = self._held.add(timeline, start, end)
         self.reach = self._held.reach(self._need.range.timeline, self._need.range.start)
         return self.reach > before
+
+    def nearer(self, store: ReadableStore) -> bool:
+        """Whether earlier WAL of the timeline came since it was asked last: a store that works off what it missed
+        comes nearer while nothing of the need itself is there. The first time lists all that there is.
+        """
+        need, came = self._need, False
+        first = Segment.holding(need.range.timeline, need.range.start, need.segment_size)
+        ends = segment_prefix(need.system_id, first), pieces_prefix(need.system_id, first)
+        for prefix, end in zip(self._earlier, ends, strict=True):
+            for info in store.list(prefix, after=self._earlier[prefix]):
+                if info.name >= end:
+                    break
+                self._earlier[prefix], came = info.name, True
+        return came
 
     def _listed(self, store: ReadableStore) -> Iterator[tuple[int, int, int]]:
         need, found = self._need, set()
@@ -84,7 +104,7 @@ def wait_for_wal(
     participants: Participants, need: WalNeed, *, clock: Clock, stop: Event, deadline_s: float, report: Report
 ) -> None:
     """Return when every store that still takes part holds what is needed. One whose coverage stands still for
-    `deadline_s` is left out. Raises StreamNotRunning when that is so of all of them, Interrupted.
+    `deadline_s`, before the need or in it, is left out. Raises StreamNotRunning when that is so of all, Interrupted.
     """
     seen = {name: StoreWal(need) for name in participants.active}
     deadlines = {name: Deadline(clock, deadline_s) for name in seen}
@@ -96,7 +116,10 @@ def wait_for_wal(
             return
 
         def look(name: str, store: Store, pending: frozenset[str] = frozenset(pending)) -> bool:
-            return name in pending and seen[name].look(store)
+            if name not in pending:
+                return False
+            before = seen[name].reach == need.range.start
+            return seen[name].look(store) or (before and seen[name].nearer(store))
 
         advanced = participants.each(look, what="waiting for WAL")
         for name in sorted(pending & set(participants.active)):

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from replicator.cli.check import patient
 from replicator.doctor.examine import examine
 from replicator.doctor.finding import Finding, Report
+from replicator.doctor.host import check_directories
 from replicator.doctor.settings import stands_in
 from replicator.doctor.subject import Patient
 from replicator.postgres.binaries import find_binaries
@@ -220,3 +222,35 @@ def test_unknown_cluster(policies: Path) -> None:
     done = replicator("check", "frx", "--policies", policies)
     assert done.returncode == 2
     assert "'frk'" in done.stderr
+
+
+def test_application_name_of_a_uri(subject: Patient, server: TestCluster) -> None:
+    """The name that the server knows us by is libpq's own reading of conninfo, whatever its form."""
+    uri = f"postgresql://{REPLICATION_USER}@127.0.0.1:{server.port}/postgres?application_name=cadangan"
+    source = subject.policy.source.model_copy(update={"conninfo": uri})
+    ours = replace(subject, policy=subject.policy.model_copy(update={"source": source}))
+    with settings(server, synchronous_standby_names="cadangan", synchronous_commit="remote_apply"):
+        assert "remote_apply" in wrong(examine(ours))
+
+
+def test_spool_that_changes_while_it_is_measured(subject: Patient) -> None:
+    """A file of the spool that goes while it is looked at is no failure: the daemon works there."""
+    spool = subject.spool_directory
+    spool.mkdir(parents=True)
+    stop = Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            for number in range(50):
+                (spool / f"{number}").write_bytes(b"x")
+            for number in range(50):
+                (spool / f"{number}").unlink()
+
+    worker = Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(100):
+            list(check_directories(subject))
+    finally:
+        stop.set()
+        worker.join()

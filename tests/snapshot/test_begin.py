@@ -70,6 +70,13 @@ def test_a_later_take_gives_way(repository: Repository, tmp_path: Path) -> None:
     exclude(repository)
 
 
+def test_a_take_under_way_goes_on(repository: Repository, tmp_path: Path) -> None:
+    """A living mark that was there half a minute before ours looked before we came, whatever its host's clock says."""
+    put_other(repository, tmp_path, "20261122T000006Z", age_s=30)
+    with pytest.raises(Conflict):
+        exclude(repository)
+
+
 def test_a_silent_take_of_another_host_is_dead(repository: Repository, tmp_path: Path) -> None:
     """Nothing new under its label for more than an hour: we go on."""
     put_other(repository, tmp_path, "20261122T000004Z", age_s=3700)

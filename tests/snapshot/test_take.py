@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from replicator.core.moment import to_microseconds
 from replicator.core.progress import Progress, silent
 from replicator.errors import Conflict, Interrupted, SourceUnavailable, StreamNotRunning
 from replicator.repository.catalog import list_snapshots, read_catalog
@@ -20,6 +23,7 @@ from replicator.snapshot import TakeResult, list_rows, take
 from replicator.snapshot.job import STEPS
 from replicator.snapshot.parent import missing_packs
 from replicator.store.protocol import Store
+from replicator.tolerance import SystemClock
 from tests.clusters import TestCluster, binaries, make_cluster, own
 from tests.snapshot.support import TreeReader, make_repository, shipping, take_job
 
@@ -89,6 +93,22 @@ def test_a_second_snapshot_refers_to_the_first(
     rows = list_rows(repository).rows
     assert [row.snapshot.label for row in rows] == [first.row.snapshot.label, second.row.snapshot.label]
     assert rows[1] == second.row
+
+
+def test_its_times_are_the_server_s(primary: TestCluster, repository: Repository, tmp_path: Path) -> None:
+    """A target time means the server's clock: a host that is an hour behind says when the server began and stopped."""
+
+    class Behind(SystemClock):
+        def now(self) -> datetime:
+            return super().now() - timedelta(hours=1)
+
+    job = replace(take_job(primary, repository, tmp_path / "state"), clock=Behind())
+    with shipping(primary, repository):
+        before = to_microseconds(datetime.now(UTC))
+        row = take(job, silent, Event()).row
+        after = to_microseconds(datetime.now(UTC))
+    summary = read_summary(repository.stores["local"], row.snapshot, repository.keyring)
+    assert before <= summary.start_us <= summary.stop_us <= after
 
 
 def test_the_mark_names_the_parent(primary: TestCluster, repository: Repository, tmp_path: Path) -> None:

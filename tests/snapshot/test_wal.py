@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from threading import Event
+import time
+from threading import Event, Thread
 
 import pytest
 
@@ -93,6 +94,30 @@ def test_a_store_that_stands_still_is_left_out(stores: dict[str, Store]) -> None
     found = wait(stores)
     assert set(found.active) == {"local"}
     assert isinstance(found.left_out["offsite"], StreamNotRunning)
+
+
+def test_a_store_that_works_off_a_backlog_is_waited_for(stores: dict[str, Store]) -> None:
+    """Earlier WAL that comes is an advance, however long it takes; WAL beyond the need is none."""
+    store = stores["local"]
+
+    def catch_up() -> None:
+        for number in range(2**16 - 8, 2**16 + 1):
+            time.sleep(0.15)
+            put_segment(store, number)
+
+    late = WalNeed(77, MIB, LsnRange(1, Lsn(2**16 * MIB), Lsn(2**16 * MIB + 100)))
+    found = Participants({"local": store}, SystemClock(), 5, Event())
+    worker = Thread(target=catch_up)
+    worker.start()
+    try:
+        wait_for_wal(found, late, clock=SystemClock(), stop=Event(), deadline_s=0.6, report=silent)
+    finally:
+        worker.join()
+    put_segment(store, 2**16 + 2)
+    beyond = StoreWal(WalNeed(77, MIB, LsnRange(1, Lsn((2**16 + 1) * MIB), Lsn((2**16 + 1) * MIB + 1))))
+    assert beyond.nearer(store)
+    put_segment(store, 2**16 + 3)
+    assert not beyond.nearer(store)
 
 
 def test_when_all_stand_still_no_stream_runs(stores: dict[str, Store]) -> None:
