@@ -6,8 +6,8 @@ A value, replaced whole. It believes names only as far as listing goes: whoever 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
@@ -31,7 +31,7 @@ from replicator.repository.layout import (
     wal_prefix,
 )  # fmt: skip
 from replicator.repository.notes import gap_of, list_notes
-from replicator.repository.objects import read_header, read_table
+from replicator.repository.objects import read_header
 from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import from_base64url
@@ -145,13 +145,13 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
     snapshots = list_snapshots(store, system_id)
     wal, pieces = _list_wal(store, system_id)
     size = segment_size or _segment_size(store, system_id, keyring, wal, pieces)
-    coverage = Coverage.of(_ranges(wal, pieces, size))
+    coverage = Coverage.of(ranges_of(wal, pieces, size))
     for _ in range(_MOST_LISTS):
         if all(len(pairs) == 1 for pairs in coverage.by_timeline.values()):
             break
         seen = coverage
         wal, pieces = _list_wal(store, system_id)
-        coverage = Coverage.of(_ranges(wal, pieces, size))
+        coverage = Coverage.of(ranges_of(wal, pieces, size))
         if holes(coverage) == holes(seen):
             break
     return StoreCatalog(
@@ -169,65 +169,27 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
     )
 
 
-def verified(
-    catalog: StoreCatalog, store: ReadableStore, keyring: Keyring, segments: Container[str] = ()
-) -> StoreCatalog:
-    """The catalog without WAL objects whose tables don't verify, one suffix range each: names are claims, and whoever
-    can put can claim. Looked at are all that decides an end or a choice (pieces of segments that are not complete, the
-    newest complete segment of each timeline, segments with two contents) and every object of `segments`.
-
-    Raises StoreUnavailable. An object that has gone meanwhile is left out as well.
-    """
-    good: dict[str, bool] = {}
-
-    def holds(name: str) -> bool:
-        if name not in good:
-            try:
-                good[name] = read_table(store, name, keyring).name == name
-            except ObjectAbsent:
-                good[name] = False
-            except IntegrityError as error:
-                _log.warning("store %s: ignored: %s", store.name, error.message)
-                good[name] = False
-                damaged.append(name)
-        return good[name]
-
-    damaged = list(catalog.damaged)
-    wal = {
-        segment: tuple(filter(holds, names)) if len(names) > 1 or segment in segments else names
-        for segment, names in catalog.wal.items()
-    }
-    wal = {segment: names for segment, names in wal.items() if names}
-    for timeline in {segment[:8] for segment in wal}:
-        newest = sorted((segment for segment in wal if segment[:8] == timeline), reverse=True)
-        for segment in newest:
-            if any(holds(name) for name in wal[segment]):
-                break
-            del wal[segment]
-    pieces = {
-        segment: tuple(piece for piece in held if segment in wal or holds(piece_object(piece)))
-        for segment, held in catalog.pieces.items()
-    }
-    pieces = {segment: held for segment, held in pieces.items() if held}
-    coverage = Coverage.of(_ranges(wal, pieces, catalog.segment_size))
-    return replace(catalog, wal=wal, pieces=pieces, coverage=coverage, damaged=tuple(damaged))
-
-
 def _list_wal(
     store: ReadableStore, system_id: int
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[PieceName, ...]]]:
     """Pieces first: a segment is put before its pieces go."""
-    pieces: dict[str, tuple[PieceName, ...]] = {}
-    for info in store.list(pieces_prefix(system_id)):
-        place = parse_name(info.name)
-        if isinstance(place, PieceName):
-            pieces[place.segment] = (*pieces.get(place.segment, ()), place)
+    pieces = list_pieces(store, pieces_prefix(system_id))
     wal: dict[str, tuple[str, ...]] = {}
     for info in store.list(wal_prefix(system_id)):
         place = parse_name(info.name)
         if isinstance(place, WalName):
             wal[place.segment] = (*wal.get(place.segment, ()), info.name)
     return wal, pieces
+
+
+def list_pieces(store: ReadableStore, prefix: str) -> dict[str, tuple[PieceName, ...]]:
+    """Pieces below a prefix, by segment name."""
+    pieces: dict[str, tuple[PieceName, ...]] = {}
+    for info in store.list(prefix):
+        place = parse_name(info.name)
+        if isinstance(place, PieceName):
+            pieces[place.segment] = (*pieces.get(place.segment, ()), place)
+    return pieces
 
 
 def _segment_size(
@@ -249,9 +211,10 @@ def _segment_size(
     return _segment_size(store, system_id, keyring, wal, pieces)
 
 
-def _ranges(
+def ranges_of(
     wal: Mapping[str, tuple[str, ...]], pieces: Mapping[str, tuple[PieceName, ...]], segment_size: int
 ) -> Iterator[tuple[int, int, int]]:
+    """(timeline, start, end) of everything listed."""
     for name in wal:
         try:
             segment = Segment.parse(name, segment_size)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from replicator.errors import IntegrityError, NotFound, ObjectAbsent, StoreUnavailable
-from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids, verified
+from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.claims import verified
 from replicator.repository.layout import PackName, packs_prefix, parse_name
 from replicator.repository.manifests import ManifestSummary, read_summary
 from replicator.repository.objects import read_table
@@ -24,7 +25,7 @@ from replicator.store.protocol import ReadableStore
 
 @dataclass(frozen=True)
 class Gathered:
-    """Views, newest system id first, the stores that did not answer, and what is wrong with manifests left out."""
+    """Views, newest system id first, the stores that did not answer, and what was left out as wrong."""
 
     views: tuple[StoreView, ...]
     silent: Mapping[str, StoreUnavailable] = field(default_factory=dict)
@@ -40,6 +41,10 @@ def gather(repository: Repository) -> Gathered:
         try:
             for system_id in system_ids(store):
                 catalog = verified(read_catalog(store, system_id, repository.keyring), store, repository.keyring)
+                damaged += [
+                    IntegrityError(f"store {name}: {wrong} is not what its name says", object=wrong)
+                    for wrong in catalog.damaged
+                ]
                 views.append(_view(store, catalog, repository.keyring, damaged))
         except StoreUnavailable as error:
             silent[name] = error
@@ -109,13 +114,16 @@ def plan_from(repository: Repository, request: PlanRequest, gathered: Gathered, 
     """`plan` over what was gathered. "Not there" is said only when every store has answered.
 
     Raises what `plan` does, and StoreUnavailable in the place of NotFound while a store is silent, or the
-    IntegrityError of a manifest that was left out.
+    IntegrityError of a manifest or WAL that was left out: it may be what is not there.
     """
     try:
         found = plan(request, gathered.views, StoreTimes(repository), probe)
     except NotFound as error:
         if gathered.damaged:
-            raise gathered.damaged[0] from error
+            first = gathered.damaged[0]
+            raise IntegrityError(
+                f"{first.message}; without it {error.message}", hint=error.hint, **first.context
+            ) from error
         if not gathered.silent:
             raise
         name, silence = next(iter(gathered.silent.items()))
@@ -124,6 +132,6 @@ def plan_from(repository: Repository, request: PlanRequest, gathered: Gathered, 
             hint=error.hint or "Try again when it answers, or name another store with --store.",
             store=name,
         ) from error
-    warnings = [f"a snapshot was passed over: {error.message}" for error in gathered.damaged]
+    warnings = [f"left out: {error.message}" for error in gathered.damaged]
     warnings += [f"store {name} does not answer: {error.message}" for name, error in gathered.silent.items()]
     return replace(found, warnings=(*found.warnings, *warnings))

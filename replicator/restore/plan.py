@@ -254,9 +254,7 @@ def _told(request: PlanRequest, route: Route, stop: Stop, probe: WalProbe | None
         if last is not None:
             return RecoveryTarget(TargetKind.LSN, lsn=last)
         return RecoveryTarget(TargetKind.LATEST)
-    if (
-        target.kind is TargetKind.NAME and not target.inclusive
-    ):  # PostgreSQL has no such thing; the record has no effect
+    if target.kind is TargetKind.NAME and not target.inclusive:  # PostgreSQL has no such thing
         return RecoveryTarget(TargetKind.LSN, lsn=stop.position, inclusive=False)
     return target
 

@@ -87,7 +87,10 @@ class Prefetcher:
     def __enter__(self) -> Prefetcher:
         """Go on in a thread until left: the server is to run meanwhile."""
         with host_errors(self._directory.path):
-            self._directory.prefetching.write_text(f"{os.getpid()}\n", encoding="ascii")
+            # The directory is the server's user's by now: nothing that it may have put there is written through.
+            self._directory.prefetching.unlink(missing_ok=True)
+            with self._directory.prefetching.open("x", encoding="ascii") as file:
+                file.write(f"{os.getpid()}\n")
             self._give(self._directory.prefetching)
         self._thread = Thread(target=self._run, name="prefetcher")
         self._thread.start()
@@ -144,4 +147,4 @@ class Prefetcher:
 
     def _give(self, path: Path) -> None:
         if self._ids is not None:
-            os.chown(path, *self._ids)
+            os.chown(path, *self._ids, follow_symlinks=False)

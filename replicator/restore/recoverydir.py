@@ -1,8 +1,9 @@
 """The recovery directory `<data directory>.replicator`: what restore_command needs, and nothing else.
 
-Owns its layout: `guard`, `wanted` (file names, one a line), `begins` (the same with their first position), `files` (one JSON line for each), `history/`, `ready/`
-(prefetched, whole), `requests/`, `prefetching` (the living prefetcher's process), `access` (store and keys, 0600).
-It is 0700 and the server's owner's; recovery_end_command, or the next restore, removes it.
+Owns its layout: `guard`, `wanted` (file names, one a line), `begins` (the same with their first position), `files` (one
+JSON line for each), `history/`, `ready/` (prefetched, whole), `requests/`, `prefetching` (the living prefetcher's
+process), `access` (store and keys, 0600). It is 0700 and the server's owner's; recovery_end_command, or the next
+restore, removes it.
 """
 
 from __future__ import annotations
@@ -93,13 +94,13 @@ class RecoveryDirectory:
             _write(self.path / "guard", guard_script(self.path, command))
 
     def give(self, owner: str | None) -> None:
-        """Give all of it to the server's user. Raises HostLacks."""
+        """Give all of it to the server's user, last the directory that keeps it out. Raises HostLacks."""
         if owner is None:
             return
         ids = owner_ids(owner)
         with host_errors(self.path):
-            for base, _, files in os.walk(self.path):
-                for path in (Path(base), *(Path(base, name) for name in files)):
+            for base, _, files in os.walk(self.path, topdown=False):
+                for path in (*(Path(base, name) for name in files), Path(base)):
                     os.chown(path, *ids, follow_symlinks=False)
 
     def remove(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from replicator.core.moment import rfc3339_of
 from replicator.core.progress import Progress, Report, silent
 from replicator.core.target import TargetKind
 from replicator.errors import (
@@ -76,6 +77,19 @@ class RestoreResult:
     elapsed_s: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def reached_time(self) -> str | None:
+        """The last transaction's time. PostgreSQL does not count a commit that is itself the last record before an LSN
+        target; at a window's end the plan knows the last commit.
+        """
+        if self.started is None:
+            return None
+        for facts in self.plan.windows:
+            here = (facts.window.timeline, facts.window.end) == (self.plan.timelines[-1], self.started.reached_lsn)
+            if here and facts.exact and facts.to_us > facts.from_us:
+                return rfc3339_of(facts.to_us)
+        return self.started.reached_time
+
     def as_json(self) -> dict[str, Any]:
         """The value of `restore --json`."""
         ran = self.started
@@ -86,7 +100,7 @@ class RestoreResult:
             "port": ran.port if ran else None,
             "pid": ran.pid if ran else None,
             "reached_lsn": str(ran.reached_lsn) if ran and ran.reached_lsn is not None else None,
-            "reached_time": ran.reached_time if ran else None,
+            "reached_time": self.reached_time,
             "elapsed_s": round(self.elapsed_s, 3),
         }
 
@@ -173,40 +187,50 @@ def restore(job: RestoreJob) -> RestoreResult:
     tree = Tree(job.into, spaces)
     tree.check_empty()
     host.check_room(job.into, plan.summary.bytes + min(plan.wal_bytes, job.window))
-    tree.create()
-    job.step("created")
-    Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
-    job.step("fetched")
-    notes = [*plan.warnings, *_configure(job, plan, manifest.facts, spaces)]
-    unreachable = host.reach_note(job.into, job.owner)
-    notes += [unreachable] if unreachable is not None else []
-    started = _bring_up(job, plan, tree, binaries, notes)
+    with tree:
+        tree.create()
+        job.step("created")
+        Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
+        job.step("fetched")
+        notes = [*plan.warnings, *_configure(job, plan, manifest.facts, tree)]
+        unreachable = host.reach_note(job.into, job.owner)
+        notes += [unreachable] if unreachable is not None else []
+        started = _bring_up(job, plan, tree, binaries, notes)
     return RestoreResult(plan, job.into, started, time.monotonic() - began, tuple(notes))
 
 
-def _configure(job: RestoreJob, plan: RecoveryPlan, facts: SnapshotFacts, spaces: Mapping[int, Path]) -> list[str]:
+def _configure(job: RestoreJob, plan: RecoveryPlan, facts: SnapshotFacts, tree: Tree) -> list[str]:
     """Settings, the signal file, configuration that the tree lacks. What it had to add is told."""
     notes: list[str] = []
+    root = tree.inside()
     recovery = RecoveryDirectory.beside(job.into)
     told = settings.RecoverySettings(
         plan.stop, plan.timeline, job.request.action, recovery.restore_command, recovery.end_command,
         facts.server_version, facts.settings,
     )  # fmt: skip
     with host_errors(job.into):
-        tablespaces.rewrite_map(job.into, facts, spaces)
+        tablespaces.rewrite_map(root, facts, tree.tablespaces)
         for name, text in settings.minimal_files(facts.settings).items():
-            if not (job.into / name).exists():
-                _write(job.into / name, text)
+            if not os.path.lexists(root / name):
+                _write(root / name, text)
                 notes.append(f"the snapshot holds no {name}: a minimal one was written")
-        conf = job.into / "postgresql.auto.conf"
-        held = conf.read_text("utf-8", "surrogateescape") if conf.exists() else ""
+        conf = root / "postgresql.auto.conf"
+        held = _read(conf)
         _write(conf, settings.append(held, told))
-        (job.into / "standby.signal").unlink(missing_ok=True)
-        _write(job.into / "recovery.signal", "")
-    lacking = start.missing_includes(job.into)
+        (root / "standby.signal").unlink(missing_ok=True)
+        _write(root / "recovery.signal", "")
+    lacking = start.missing_includes(root)
     if lacking:
         notes.append(f"postgresql.conf includes files that this host lacks: {', '.join(lacking)}")
     return notes
+
+
+def _read(path: Path) -> str:
+    """A file of the tree, empty where there is none; never what a link of a manifest points to."""
+    if not os.path.lexists(path):
+        return ""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
+        return file.read().decode("utf-8", "surrogateescape")
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +20,8 @@ from threading import Event
 
 from replicator.core.lsn import Lsn
 from replicator.core.timeline import TimelineHistory
-from replicator.errors import HostLacks, Interrupted, ReplicatorError
-from replicator.postgres.binaries import Binaries
+from replicator.errors import HostLacks, Interrupted, ReplicatorError, UsageError
+from replicator.postgres.binaries import Binaries, as_user
 from replicator.postgres.controldata import read_controldata
 from replicator.postgres.localserver import LocalServer, Recovery
 from replicator.restore.recoverydir import RecoveryDirectory
@@ -32,6 +34,8 @@ _TICK_S = 0.1
 #: A socket's whole path may have 107 bytes, its own name takes up to 20.
 _LONGEST_SOCKET_DIRECTORY = 85
 _SETTING = re.compile(r"\s*(\w+)\s*=?\s*('(?:[^']|'')*'|[^\s#]+)")
+#: Replaces a file by what is read, with the rights that it has.
+_REPLACE = 'set -e; cp -p "$1" "$1.new"; cat > "$1.new"; mv -f "$1.new" "$1"'
 _INCLUDES = ("include", "include_dir")
 
 
@@ -114,7 +118,7 @@ def start(
         _forget(sockets, data_directory)
         raise _explained(error) from error
     if state is Recovery.ENDED:
-        _settle(data_directory, recovery)
+        _settle(data_directory, recovery, owner)
     reached, when = _reached(server, data_directory, state, binaries, owner)
     if state is Recovery.SHUT_DOWN:
         _forget(sockets, data_directory)
@@ -141,9 +145,15 @@ def _log_file(data_directory: Path, owner: str | None) -> Path:
     """Beside the data directory, so that the tree stays the snapshot's."""
     path = data_directory.with_name(data_directory.name + ".log")
     with host_errors(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-        if owner is not None:
-            os.chown(path, *owner_ids(owner))
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # it would be given away under its other name
+                raise UsageError(f"{path} is in the way", hint="Remove it: the server's log goes there.")
+            if owner is not None:
+                os.fchown(handle, *owner_ids(owner))
+        finally:
+            os.close(handle)
     return path
 
 
@@ -173,18 +183,30 @@ def _explained(error: ReplicatorError) -> ReplicatorError:
     return error
 
 
-def _settle(data_directory: Path, recovery: RecoveryDirectory) -> None:
-    """After promotion: the recovery's lines and its directory go. The running server has no use for either."""
+def _settle(data_directory: Path, recovery: RecoveryDirectory, owner: str | None) -> None:
+    """After promotion: the recovery's lines and its directory go. The running server has no use for either.
+
+    The file is the owner's by now, so the owner reads and replaces it: root follows nobody's links.
+    """
     conf = data_directory / "postgresql.auto.conf"
-    with host_errors(conf):
-        status = conf.stat()
-        fresh = conf.with_name(".postgresql.auto.conf.new")
-        fresh.write_text(after_recovery(conf.read_text("utf-8", "surrogateescape")), "utf-8", "surrogateescape")
-        fresh.chmod(status.st_mode & 0o777)
-        if os.geteuid() == 0:
-            os.chown(fresh, status.st_uid, status.st_gid)
-        fresh.replace(conf)
+    held = _as_owner(["cat", str(conf)], owner)
+    _as_owner(["/bin/sh", "-c", _REPLACE, "sh", str(conf)], owner, after_recovery(held))
     recovery.remove()
+
+
+def _as_owner(command: list[str], owner: str | None, given: str = "") -> str:
+    """What a program says that the server's user runs. Raises HostLacks."""
+    try:
+        done = subprocess.run(
+            command, input=given.encode("utf-8", "surrogateescape"), capture_output=True, check=True, timeout=60,
+            **as_user(owner),
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostLacks(
+            f"{command[-1]} can not be written after recovery",
+            hint="Take the recovery settings of replicator out of it by hand.",
+        ) from error
+    return str(done.stdout, "utf-8", "surrogateescape")
 
 
 def _reached(

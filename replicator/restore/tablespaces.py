@@ -5,6 +5,7 @@ Owns the refusal to guess: a tablespace outside the data directory goes where th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,8 +49,11 @@ def rewrite_map(root: Path, facts: SnapshotFacts, places: Mapping[int, Path]) ->
     }
     if not moved or not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")
-    path.write_bytes(b"\n".join(_moved(line, moved) for line in lines))
+    with open(path, "rb+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
+        lines = file.read().split(b"\n")
+        file.seek(0)
+        file.truncate()
+        file.write(b"\n".join(_moved(line, moved) for line in lines))
 
 
 def _moved(line: bytes, moved: Mapping[int, Path]) -> bytes:

@@ -1,13 +1,16 @@
 """The data directory being written: where each path of a manifest goes, and the finishing touches.
 
 Owns path safety: a manifest's path never leaves the directory or its mapped tablespaces, and is never written through
-a symbolic link. Owns the last step too: pg_control gets its name after everything else is durable.
+a symbolic link. As root it trusts nobody on the way: each directory is opened once, is root's alone until all in it is
+given away, and is reached through that handle, so that who may rename its parent can not turn our writes elsewhere.
+Owns the last step too: pg_control gets its name after everything else is durable.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -19,6 +22,8 @@ from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry
 CONTROL = "global/pg_control"
 _CONTROL_PART = "global/.pg_control.part"
 _BATCH = 1024
+_OID = re.compile(r"[0-9]{1,10}\Z")
+_BY_HANDLE = re.compile(r"(/proc/self/fd/\d+)")
 
 
 class Tree:
@@ -27,6 +32,7 @@ class Tree:
     def __init__(self, root: Path, tablespaces: Mapping[int, Path]) -> None:
         self.root = root
         self.tablespaces = dict(tablespaces)
+        self._handles: dict[Path, int] = {}
         self._known: set[Path] = set()
         self._links: dict[str, str] = {}
 
@@ -38,23 +44,39 @@ class Tree:
             if not path.is_dir() or path.is_symlink():
                 raise UsageError(f"{path} is not a directory", hint="Name a directory that is empty or not there yet.")
             if next(path.iterdir(), None) is not None:
-                raise AlreadyExists(
-                    f"{path}: directory is not empty",
-                    hint="Restore into an empty directory, or empty this one if an earlier restore was cut off.",
-                )
+                raise _not_empty(path)
 
     def create(self) -> None:
-        """Make the directories. Raises HostLacks."""
+        """Make the directories. Raises HostLacks, AlreadyExists when one was filled meanwhile."""
         with host_errors(self.root):
             for path in (self.root, *self.tablespaces.values()):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.chmod(0o700)
-                self._known.add(path)
+                handle = self._handles[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                if os.geteuid() == 0:
+                    os.fchown(handle, 0, 0)
+                os.fchmod(handle, 0o700)
+                if os.listdir(handle):  # noqa: PTH208 of the handle
+                    raise _not_empty(path)
+                self._known.add(self.inside(path))
+
+    def inside(self, path: Path | None = None) -> Path:
+        """Where the directory (or one of the tablespaces') is written: by its handle where the system can do that."""
+        path = self.root if path is None else path
+        by_handle = Path(f"/proc/self/fd/{self._handles.get(path, -1)}")
+        return by_handle if by_handle.exists() else path
+
+    def __enter__(self) -> Tree:
+        """Hold the directories that `create` makes until left."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._handles:
+            os.close(self._handles.popitem()[1])
 
     def add_directory(self, entry: DirectoryEntry) -> None:
         """A directory with its mode. Raises IntegrityError, HostLacks."""
         with host_errors(self.root):
-            path = self.root if entry.path in ("", ".") else self._place(entry.path)
+            path = self.inside() if entry.path in ("", ".") else self._place(entry.path)
             self._make(path)
             path.chmod(0o750 if entry.mode & 0o050 else 0o700)
 
@@ -86,9 +108,9 @@ class Tree:
             raise IntegrityError(f"the manifest holds the path {path!r}, which no data directory has")
         if any("/".join(parts[:count]) in self._links for count in range(1, len(parts))):
             raise IntegrityError(f"the manifest puts {path!r} below a symbolic link")
-        if len(parts) > 1 and parts[0] == "pg_tblspc" and parts[1].isdigit() and int(parts[1]) in self.tablespaces:
-            return self.tablespaces[int(parts[1])].joinpath(*parts[2:])
-        return self.root.joinpath(*parts)
+        if len(parts) > 1 and parts[0] == "pg_tblspc" and _OID.match(parts[1]) and int(parts[1]) in self.tablespaces:
+            return self.inside(self.tablespaces[int(parts[1])]).joinpath(*parts[2:])
+        return self.inside().joinpath(*parts)
 
     def _make(self, path: Path) -> None:
         """The directory and those above it, none of them a link of ours or of anybody."""
@@ -103,15 +125,17 @@ class Tree:
         with host_errors(self.root):
             for path, target in self._links.items():
                 parts = path.split("/")
-                if not (len(parts) == 2 and parts[0] == "pg_tblspc" and parts[1].isdigit()):
+                if not (len(parts) == 2 and parts[0] == "pg_tblspc" and _OID.match(parts[1])):
                     self._make(self._place(path).parent)
                     self._place(path).symlink_to(target)
             for oid, directory in self.tablespaces.items():
-                self._make(self.root / "pg_tblspc")
-                (self.root / "pg_tblspc" / str(oid)).symlink_to(directory)
+                self._make(self.inside() / "pg_tblspc")
+                (self.inside() / "pg_tblspc" / str(oid)).symlink_to(directory)
 
     def make_durable(self, owner: str | None, workers: int) -> None:
-        """Give everything to `owner` and fsync it: files, then directories. Raises HostLacks."""
+        """Give everything to `owner` and fsync it: files, then directories, last those that keep others out. Raises
+        HostLacks.
+        """
         ids = owner_ids(owner) if owner is not None else None
         with host_errors(self.root), ThreadPoolExecutor(workers) as pool:
             for kind in (False, True):
@@ -119,20 +143,31 @@ class Tree:
                 while batch := list(islice(paths, _BATCH)):
                     for _ in pool.map(lambda path: _settle(path, ids), batch):
                         pass
+            for handle in self._handles.values():
+                if ids is not None:
+                    os.fchown(handle, *ids)
+                os.fsync(handle)
 
     def _walk(self, *, directories: bool) -> Iterator[Path]:
-        for top in (self.root, *self.tablespaces.values()):
-            for base, _, files in os.walk(top):
-                yield from [Path(base)] if directories else (Path(base, name) for name in files)
+        for top in map(self.inside, (self.root, *self.tablespaces.values())):
+            for base, names, files in os.walk(top):
+                yield from (Path(base, name) for name in (names if directories else files))
 
     def publish_control(self) -> None:
         """Give pg_control its name: from here on the directory can start. Raises HostLacks, IntegrityError."""
-        part, control = self.root / _CONTROL_PART, self.root / CONTROL
+        part, control = self.inside() / _CONTROL_PART, self.inside() / CONTROL
         if not part.exists():
             raise IntegrityError("the snapshot holds no global/pg_control")
         with host_errors(self.root):
             part.rename(control)
             _settle(control.parent, None)
+
+
+def _not_empty(path: Path) -> AlreadyExists:
+    return AlreadyExists(
+        f"{path}: directory is not empty",
+        hint="Restore into an empty directory, or empty this one if an earlier restore was cut off.",
+    )
 
 
 def _settle(path: Path, ids: tuple[int, int] | None) -> None:
@@ -169,9 +204,16 @@ class host_errors:  # noqa: N801 reads as the verb it is in a with statement
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            place = error.filename or self._path
+            place = _said(os.fspath(error.filename or self._path))
             reason = (error.strerror or "unknown reason").lower()
             raise HostLacks(
-                f"{os.fspath(place)!s} can not be written: {reason}",
+                f"{place} can not be written: {reason}",
                 hint="Make room or give the rights, empty the directory, and restore again.",
             ) from error
+
+
+def _said(place: str | bytes | int) -> str:
+    """A path as people know it, for one that was reached by a handle of ours."""
+    text = os.fsdecode(place) if not isinstance(place, int) else f"/proc/self/fd/{place}"
+    match = _BY_HANDLE.match(text)
+    return str(Path(match[1]).readlink()) + text[match.end() :] if match and os.path.lexists(match[1]) else text

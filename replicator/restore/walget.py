@@ -66,9 +66,7 @@ def wal_get_planned(directory: Path, name: str, path: Path) -> None:
         raise NotFound(f"{name} of the plan: {error.message}", hint="Plan the restore again.") from error
 
 
-def _deliver(
-    store: Store, keyring: Keyring, name: str, path: Path, until: Lsn | None, only: int | None
-) -> bool:
+def _deliver(store: Store, keyring: Keyring, name: str, path: Path, until: Lsn | None, only: int | None) -> bool:
     """Whether this store had it."""
     history = _HISTORY.match(name)
     if history is None and not _SEGMENT.match(name):

@@ -17,7 +17,7 @@ from typing import Self
 
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.moment import to_microseconds
-from replicator.postgres.pages import HEADER_SIZE
+from replicator.postgres.pages import HEADER_SIZE, parse_segment_header
 from replicator.postgres.waldump import TransactionEnd, Waldump
 from replicator.repository.repository import Repository
 from replicator.restore.probe import Ended
@@ -26,8 +26,6 @@ from replicator.restore.walfile import write_wal_file
 
 #: Segments kept in the scratch directory.
 _KEPT = 4
-#: Segments looked at for one record.
-_MOST_LOOKED = 64
 
 
 class WaldumpProbe:
@@ -78,7 +76,7 @@ class WaldumpProbe:
 
     def record(self, route: Route, start: Lsn) -> Lsn | None:
         """As WalProbe."""
-        for number in list(route.numbers(start, route.end))[:_MOST_LOOKED]:
+        for number in route.numbers(start, route.end):
             with self._view(route, number) as directory:
                 low, high = max(start, _start(route, number)), _start(route, number + 1)
                 found = next(self._waldump.records(directory, route.history.timeline, low, high), None)
@@ -88,7 +86,7 @@ class WaldumpProbe:
 
     def last_record(self, route: Route) -> Lsn | None:
         """As WalProbe."""
-        for number in list(reversed(route.numbers(route.snapshots[0].start, route.end)))[:_MOST_LOOKED]:
+        for number in reversed(route.numbers(route.snapshots[0].start, route.end)):
             with self._view(route, number) as directory:
                 low, high = _start(route, number), _start(route, number + 1)
                 found = self._waldump.records(directory, route.history.timeline, low, high)
@@ -105,9 +103,9 @@ class WaldumpProbe:
 
     @contextmanager
     def _view(self, route: Route, number: int) -> Iterator[Path]:
-        """A directory with segment `number` and the next (a record may go on there), both under the route's timeline:
-        pg_waldump reads one timeline's names, and the bytes are the path's. What is not held is padded, for
-        pg_waldump waits 5 s for a file that is not there: with the header of another place, which ends its reading, and
+        """A directory with segment `number` and those where its last record may go on, all under the route's timeline:
+        pg_waldump reads one timeline's names, and the bytes are the path's. What follows is padded, for pg_waldump
+        waits 5 s for a file that is not there: with the header of another place, which ends its reading, and
         from which it may learn the segment size as well as from any file.
         """
         self._count += 1
@@ -115,12 +113,15 @@ class WaldumpProbe:
         directory.mkdir(mode=0o700)
         try:
             held = self._fetched(route, number)
-            for wanted in (number, number + 1, number + 2):
-                path = directory / Segment(route.history.timeline, wanted, route.size).name
-                if wanted < number + 2 and _start(route, wanted) < route.end:
-                    path.hardlink_to(held if wanted == number else self._fetched(route, wanted))
-                else:
-                    _pad(path, held, route.size)
+            wanted, goes_on = number, True
+            while goes_on and _start(route, wanted) < route.end:
+                found = held if wanted == number else self._fetched(route, wanted)
+                _segment(directory, route, wanted).hardlink_to(found)
+                whole = _start(route, wanted + 1) <= route.end
+                goes_on = wanted == number or (whole and _filled(found))
+                wanted += 1
+            for beyond in (wanted, wanted + 1):
+                _pad(_segment(directory, route, beyond), held, route.size)
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -138,6 +139,17 @@ class WaldumpProbe:
                 self._kept.popitem(last=False)[1].unlink(missing_ok=True)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def _segment(directory: Path, route: Route, number: int) -> Path:
+    return directory / Segment(route.history.timeline, number, route.size).name
+
+
+def _filled(path: Path) -> bool:
+    """Whether a record that began earlier takes the whole segment, or all but what page headers take, and may go on."""
+    with path.open("rb") as file:
+        header = parse_segment_header(file.read(HEADER_SIZE))
+    return header.page.remaining > header.segment_size - header.segment_size // 64
 
 
 def _pad(path: Path, like: Path, size: int) -> None:

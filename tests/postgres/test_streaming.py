@@ -187,9 +187,9 @@ def test_status_without_reading_keeps_the_connection(base: Path, connect: Connec
     with make_cluster(base, conf={"wal_sender_timeout": "1s"}) as primary:
         connection = connect(primary)
         start = connection.identify().lsn.floor(connection.wal_segment_size)
-        stream = WalStream(connection, slot=None, timeline=1, start=start)
         end = Lsn.parse(primary.write_wal(200_000))
         assert end - start > 16 * MIB
+        stream = WalStream(connection, slot=None, timeline=1, start=start)
         for _ in range(8):
             time.sleep(0.3)
             stream.send_status(start, start, start)

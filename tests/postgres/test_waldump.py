@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_transactions_and_restore_points_are_found(wal: tuple[TestCluster, Path,
     assert point.lsn < marks["point"]
     assert dump.find_restore_point(*where, "tit") is None
     assert dump.find_restore_point(directory, 1, marks["point"], marks["end"], "titik") is None
+
+
+@pytest.mark.server
+def test_a_record_across_a_ranges_end_belongs_to_it(wal: tuple[TestCluster, Path, dict[str, Lsn]]) -> None:
+    """Segment by segment, or cut anywhere, every record is told once: also those that go on after the end."""
+    _, directory, marks = wal
+    dump = Waldump(binaries())
+    every = [lsn for lsn in dump.records(directory, 1, marks["start"], None) if lsn < marks["end"]]
+    cuts = [
+        marks["start"],
+        *(Lsn(number * MIB) for number in range(marks["start"] // MIB + 1, marks["end"] // MIB + 1)),
+    ]
+    cuts += [Lsn(every[len(every) // 2] + 8), marks["end"]]
+    told = [lsn for low, high in pairwise(sorted(cuts)) for lsn in dump.records(directory, 1, low, high)]
+    assert told == every
 
 
 @pytest.mark.server

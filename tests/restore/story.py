@@ -119,7 +119,8 @@ def told(base: Path, segsize_mb: int, *, failover: bool) -> Iterator[Story]:
     yield story
 
 
-def _snapshot(story: Story, cluster: TestCluster, running: RunningStream) -> None:
+def snapshot_of(story: Story, cluster: TestCluster, running: RunningStream) -> None:
+    """Take one, and keep its label."""
     running.wait(lambda seen: seen.state == "streaming", "streaming")
     job = TakeJob(
         repository=story.repository, connect=lambda: _connect(cluster),
@@ -140,7 +141,7 @@ def _first_timeline(story: Story, writer: Writer, running: RunningStream) -> Non
     writer.row()
     running.wait_durable(cluster.lsn())
     writer.time("before")
-    _snapshot(story, cluster, running)
+    snapshot_of(story, cluster, running)
     writer.mark("first", story.labels[0])
     writer.row()
     writer.time("one")
@@ -150,7 +151,7 @@ def _first_timeline(story: Story, writer: Writer, running: RunningStream) -> Non
     writer.row()
     writer.lsn("lsn")
     writer.row()
-    _snapshot(story, cluster, running)
+    snapshot_of(story, cluster, running)
     writer.mark("second", story.labels[1])
     writer.row()
     writer.time("two")

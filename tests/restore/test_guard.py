@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ def recovery(tmp_path: Path) -> Path:
         (found / part).mkdir(parents=True)
     (tmp_path / "data/pg_wal").mkdir(parents=True)
     (found / "wanted").write_text(f"{HELD}\n{WANTED}\n")
+    (found / "begins").write_text(f"{HELD} 0000000001000000\n{WANTED} 0000000002000000\n")
     (found / "ready" / HELD).write_text("wal")
     (found / "history/00000002.history").write_text("1\t0/1\n")
     return found
@@ -61,10 +63,35 @@ def test_a_history_can_be_asked_for_again(recovery: Path) -> None:
 
 def test_a_file_handed_over_before_is_the_servers_own(recovery: Path) -> None:
     """Asked for again, the server's kept copy counts; without one it is fetched again, never called absent."""
-    (recovery.parent / "data/pg_wal" / WANTED).touch()
+    kept = recovery.parent / "data/pg_wal" / WANTED
+    kept.write_bytes(page(0x2000000))
     assert guard(recovery, WANTED) == 1
-    (recovery.parent / "data/pg_wal" / WANTED).unlink()
+    kept.unlink()
     assert guard(recovery, WANTED) == 126
+
+
+@pytest.mark.parametrize("content", [b"", bytes(64), "recycled"])
+def test_a_file_that_was_never_handed_over_is_fetched(recovery: Path, content: bytes | str) -> None:
+    """Until version 14 a recovering server recycles old segments under coming names: 1 would end its recovery there."""
+    kept = recovery.parent / "data/pg_wal" / WANTED
+    kept.write_bytes(page(0x1000000) if isinstance(content, str) else content)
+    assert guard(recovery, WANTED) == 126
+    assert guard(recovery, WANTED, command="exit 0") == 0
+    (recovery / "ready" / WANTED).write_text("wal")
+    assert guard(recovery, WANTED) == 0
+    assert delivered(recovery)
+
+
+def page(address: int) -> bytes:
+    """The first bytes of a segment: magic, flags, timeline, page address."""
+    return struct.pack("=HHIQ", 0xD110, 2, 1, address) + bytes(100)
+
+
+def test_lost_histories_stop_the_server(recovery: Path) -> None:
+    """Without its histories the guard can not say that a timeline's number is free."""
+    (recovery / "history/00000002.history").unlink()
+    (recovery / "history").rmdir()
+    assert guard(recovery, "00000002.history") == 126
 
 
 @pytest.mark.parametrize(

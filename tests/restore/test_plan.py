@@ -11,6 +11,7 @@ from replicator.core.moment import from_microseconds
 from replicator.core.target import RecoveryTarget, TargetKind
 from replicator.errors import SnapshotNotFound, TargetUnreachable, UsageError, WalConflict
 from replicator.restore.plan import PlanRequest, RecoveryPlan, StoreView, plan
+from replicator.restore.route import Route
 from tests.restore.catalogs import SIZE, Wal, history, snapshot, us_of, view
 
 MB = SIZE
@@ -45,6 +46,17 @@ FORKED = view(
     [(1, 6 * MB, 6 * MB + 3000)],
     [history(2, (1, 6 * MB + 3000)), history(3, (1, 6 * MB + 3000), (2, 9 * MB + 77))],
 )
+
+
+class Abandoned(Wal):
+    """Timeline 1 has a record every 64 bytes; timeline 2 none after its fork."""
+
+    def __init__(self, of: Wal) -> None:
+        super().__init__(of.commits)
+
+    def record(self, route: Route, start: Lsn) -> Lsn | None:
+        """As WalProbe."""
+        return Lsn(start + 64) if route.history.timeline == 1 and start + 64 < route.end else None
 
 
 def test_latest_takes_the_newest_snapshot_and_all_wal() -> None:
@@ -203,6 +215,25 @@ def test_a_target_before_the_fork_lies_on_the_newest_timeline_too() -> None:
     assert planned(at_lsn(5 * MB, timeline=1), FORKED, wal=wal).timeline == 1
 
 
+def test_an_abandoned_future_never_wins_over_the_newest_timeline() -> None:
+    """A target at the idle end of the newest timeline stays there, though the old one has records and commits after
+    it: those are a future that was left behind.
+    """
+    held = view(
+        [FIRST], [(1, number) for number in range(1, 6)], [(2, 3 * MB, 3 * MB + 900)], [history(2, (1, 3 * MB + 550))]
+    )
+    wal = Wal(commits={1: [(lsn, lsn) for lsn in range(2 * MB, 6 * MB, 100)]}, records=[2 * MB])
+    for target in (at_lsn(3 * MB + 900), at_time(3 * MB + 850)):
+        found = planned(target, held, wal=Abandoned(wal))
+        assert (found.timeline, found.stop.kind, found.until) == (2, TargetKind.LATEST, 3 * MB + 900)
+
+
+def test_a_transaction_is_found_by_its_number_with_epoch() -> None:
+    """pg_current_xact_id() counts on where xids wrap around; WAL and recovery_target_xid know its low 32 bits."""
+    wal = Wal(commits={1: [(2 * MB, 77)]})
+    assert planned(RecoveryTarget(TargetKind.XID, xid=3 * 2**32 + 77), STRAIGHT, wal=wal).snapshot == FIRST
+
+
 def test_the_forks_segment_stands_on_both_timelines() -> None:
     """Where the new timeline's first segment is not held from its start, the old one's bytes fill it up to the fork."""
     held = view(
@@ -249,6 +280,8 @@ def test_a_conflict_on_the_way_is_loud() -> None:
     """Two contents for one segment: never a silent choice."""
     with pytest.raises(WalConflict):
         planned(LATEST, view([FIRST], [(1, 1), (1, 2), (1, 2)]))
+    with pytest.raises(WalConflict):
+        planned(LATEST, view([FIRST], [(1, 1)], [(1, 2 * MB, 2 * MB + 9), (1, 2 * MB, 2 * MB + 9)]))
 
 
 def test_no_snapshot_and_an_unknown_label_are_not_found() -> None:

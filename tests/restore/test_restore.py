@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -163,19 +164,55 @@ def test_a_tree_that_is_not_started(short: Story, into: Path) -> None:
     recovery = RecoveryDirectory.beside(into)
     assert recovery.path.stat().st_mode & 0o777 == 0o700
     assert (recovery.path / "access").stat().st_mode & 0o777 == 0o600
+    assert started_plainly(into) == short.rows["one"]
+    assert not recovery.path.exists()
+
+
+def started_plainly(into: Path) -> int | None:
+    """The highest row after recovery in a server started by hand, and stopped again; None when it does not start."""
     port = free_port()
     command = [binaries().program("pg_ctl"), "-D", into, "-w", "-s", "-l", into.parent / "log"]
-    run_as_owner([*command, "-o", f"-p {port} -k {into.parent}", "start"])
+    run_as_owner([*command, "-o", f"-p {port} -k {into.parent}", "start"], check=False)
     try:
+        if "no server running" in run_as_owner([*command[:3], "status"], check=False):
+            return None
         psql = [binaries().program("psql"), "-XAtq", "-h", into.parent, "-p", port, "-U", "postgres"]
         until = time.monotonic() + 20  # pg_ctl returns while a server without hot_standby still recovers
         while not (found := run_as_owner([*psql, "-c", "SELECT max(id) FROM kegiatan"], check=False).strip()):
             assert time.monotonic() < until
             time.sleep(0.05)
-        assert found == str(short.rows["one"])
-        assert not recovery.path.exists()
+        return int(found)
     finally:
         run_as_owner([*command, "-m", "immediate", "stop"], check=False)
+
+
+def test_a_server_that_fell_in_the_middle_of_recovery_goes_on(short: Story, into: Path) -> None:
+    """A segment that can't be had stops the server, never ends its recovery; started again later it reads what was
+    handed over before from its own directory, and reaches the end.
+    """
+    job = short.job(short.target("latest"), into, snapshot=short.labels[0], start=False, command=("/bin/false",))
+    restore(job)
+    recovery = RecoveryDirectory.beside(into)
+    name = (recovery.path / "wanted").read_text().split()[2]
+    (recovery.ready / name).rename(into.parent / name)
+    for _ in range(2):
+        assert started_plainly(into) is None
+        assert (into / "recovery.signal").exists()
+    (into.parent / name).rename(recovery.ready / name)
+    assert started_plainly(into) == short.last
+
+
+@pytest.mark.parametrize("lost", ["", "guard", "history", "ready", "wanted"])
+def test_a_recovery_directory_that_was_lost_stops_the_server(short: Story, into: Path, lost: str) -> None:
+    """Whatever of it is gone, the server says so and does not promote too early."""
+    restore(short.job(short.target("latest"), into, start=False, command=("/bin/false",)))
+    place = RecoveryDirectory.beside(into).path / lost
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    assert started_plainly(into) is None
+    assert (into / "recovery.signal").exists()
 
 
 def test_a_small_window_is_kept_full_ahead_of_replay(short: Story, into: Path) -> None:
@@ -334,20 +371,37 @@ def half_silent(story: Story) -> Repository:
     return replace(half, stores={"local": half.stores["local"], "offsite": tap})
 
 
-def test_damaged_wal_stops_the_restore(short: Story, into: Path) -> None:
-    """A flipped byte in a segment that recovery needs is 4 and names the object; nothing is promoted."""
-    plan = make_plan(short.job(short.target("latest"), into))
+def test_damaged_wal_is_named_and_never_called_absent(short: Story, into: Path) -> None:
+    """A flipped byte in a segment that recovery needs, in its frames or in its table: 4 for a target that needs it,
+    and it is told when --latest ends before it. Nothing is promoted.
+    """
+    repository = short.repository.only(("local",))
+    plan = make_plan(short.job(short.target("latest"), into, repository=repository))
     source = plan.files[0].sources[0].name
     path = short.base / "stores/local/frk" / source
     good = path.read_bytes()
     path.chmod(0o600)
-    path.write_bytes(good[:400] + bytes([good[400] ^ 1]) + good[401:])
     try:
+        flip(path, good, len(good) - 20)
+        for kind, mark in (("lsn", "end"), ("time", "two")):
+            short.marks["end"] = plan.until
+            with pytest.raises(IntegrityError) as found:
+                restore(short.job(short.target(kind, mark), into, repository=repository, start=False))
+            assert source in found.value.message
+        told = make_plan(short.job(short.target("latest"), into, repository=repository))
+        assert any(source in warning for warning in told.warnings)
+        assert told.until < plan.until
+        flip(path, good, 300)
         with pytest.raises(IntegrityError) as found:
-            restore(short.job(short.target("latest"), into, repository=short.repository.only(("local",)), start=False))
+            restore(short.job(short.target("latest"), into, repository=repository, start=False))
         assert source in found.value.message
     finally:
         path.write_bytes(good)
+
+
+def flip(path: Path, good: bytes, at: int) -> None:
+    """Write the file with one bit turned."""
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
 
 
 def test_pieces_that_gave_way_are_looked_up_again(short: Story, into: Path, tmp_path: Path) -> None:
