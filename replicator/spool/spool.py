@@ -6,6 +6,7 @@ well. One thread receives; any may read, wait and let go.
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import insort
 from collections.abc import Callable, Sequence
@@ -79,6 +80,7 @@ class Spool:
             elif not held.complete and index == len(self._held) - 1:
                 self._wal.truncate(held.segment, held.end - held.segment.start)
                 self._wal.sync()
+        self._wal.settle()
         return self._received
 
     @property
@@ -95,6 +97,13 @@ class Spool:
     def usage(self) -> int:
         """Bytes of raw WAL and sealed objects."""
         return self._raw_size + self.sealed.size
+
+    @property
+    def free(self) -> int:
+        """Bytes that the spool's disk still takes. Raises HostLacks."""
+        with translated(self._directory):
+            found = os.statvfs(self._directory)
+        return found.f_bavail * found.f_frsize
 
     def held(self) -> tuple[HeldSegment, ...]:
         """Every segment file, in the order of the stream."""

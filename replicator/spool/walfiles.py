@@ -46,6 +46,13 @@ class WalFiles:
         self._size = segment_size
         self._open: tuple[Segment, int] | None = None
 
+    def settle(self) -> None:
+        """Make the names that a former process left durable: it may have died between making and syncing one."""
+        with translated(self.directory):
+            for directory in [*self.directory.glob("????????"), self.directory]:
+                if directory.is_dir():
+                    sync_directory(directory)
+
     def path(self, segment: Segment, *, complete: bool) -> Path:
         """Where a segment is."""
         return self.directory / f"{segment.timeline:08X}" / (segment.name + ("" if complete else _PARTIAL))
@@ -93,21 +100,19 @@ class WalFiles:
                 os.fdatasync(self._open[1])
 
     def complete(self, segment: Segment) -> None:
-        """Give a whole segment its name, durably."""
+        """Make a whole segment durable and give it its name. The name need not be durable: a file of full size under
+        the name that was made durable before its first byte says the same after a crash.
+        """
         partial, whole = self.path(segment, complete=False), self.path(segment, complete=True)
         with translated(partial):
-            os.fsync(self._descriptor(segment))
+            os.fdatasync(self._descriptor(segment))
             self.close()
             partial.rename(whole)
-            sync_directory(whole.parent)
 
     def read(self, segment: Segment, offset: int, length: int) -> bytes:
         """Exactly `length` bytes at `offset`; complete or partial. Raises HostLacks."""
         with translated(self.directory):
-            try:
-                descriptor = open_private(self.path(segment, complete=True), os.O_RDONLY)
-            except FileNotFoundError:
-                descriptor = open_private(self.path(segment, complete=False), os.O_RDONLY)
+            descriptor = self._reader(segment)
             try:
                 data = os.pread(descriptor, length, offset)
             finally:
@@ -115,6 +120,12 @@ class WalFiles:
             if len(data) != length:
                 raise OSError(None, f"segment {segment.name} is shorter than it was")
         return data
+
+    def _reader(self, segment: Segment) -> int:
+        for complete in (True, False):
+            with suppress(FileNotFoundError):
+                return open_private(self.path(segment, complete=complete), os.O_RDONLY)
+        return open_private(self.path(segment, complete=True), os.O_RDONLY)  # it was completed between the two looks
 
     def remove(self, segment: Segment) -> None:
         """Remove a segment's file."""
@@ -137,6 +148,7 @@ class WalFiles:
     def _descriptor(self, segment: Segment) -> int:
         if self._open is not None and self._open[0] == segment:
             return self._open[1]
+        self.sync()  # what another segment still has in memory would never be synced again
         self.close()
         path = self.path(segment, complete=False)
         make_directory(path.parent)

@@ -79,6 +79,8 @@ class Board:
         self.sealer_bell = Bell()
         self.shipper_bell = Bell()
         self.gaps: tuple[LsnRange, ...] = ()
+        #: By segment, the object that holds a complete raw segment of the spool: what makes it removable.
+        self.objects: dict[str, str] = {}
         #: Whether the source repeated the newest segment since this process began: no torn tail is left.
         self.tail_confirmed = False
         self.began = clock.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from replicator.core.coverage import LsnRange
+from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.timeline import TimelineHistory
 from replicator.errors import AlreadyExists
@@ -39,16 +39,18 @@ def missing_ranges(ours: Holdings, theirs: Holdings) -> list[LsnRange]:
 
 
 def missing_objects(ours: Holdings, theirs: Holdings, spool: Spool) -> list[str]:
-    """Names to copy, in the order of the stream; nothing that the spool itself will bring."""
+    """Names to copy, in the order of the stream; nothing that the spool itself will bring: what is sealed there. Raw
+    WAL there does not count: what another store covers was sealed once, and is not sealed again.
+    """
     size = spool.segment_size
-    local = {held.segment.name for held in spool.held()} | {file.segment for file in spool.sealed.files()}
+    local = Coverage.of((file.start.timeline, file.start.lsn, file.end.lsn) for file in spool.sealed.files())
     names: list[str] = []
-    for lost in missing_ranges(ours, theirs):
-        segment = Segment.holding(lost.timeline, lost.start, size)
-        while segment.start < lost.end:
-            if segment.name not in local:
+    for hole in missing_ranges(ours, theirs):
+        for lost in local.missing(hole.timeline, hole.start, hole.end):
+            segment = Segment.holding(lost.timeline, lost.start, size)
+            while segment.start < lost.end:
                 names.extend(_objects(theirs, segment, max(lost.start, segment.start)))
-            segment = segment.next()
+                segment = segment.next()
     return list(dict.fromkeys(names))
 
 

@@ -100,10 +100,12 @@ class Handshake:
             start = first_start(source, slot.restart_lsn, spool.segment_size)
         self._report_beyond(start)
         try:
-            stream = self._ask(start, slot)
+            granted = Granted(self._ask(start, slot), start, slot.restart_lsn or Lsn(0))
         except WalRemoved as error:
-            return self._after_removal(source, start, self._slot(first=not held), spool, error)
-        return Granted(stream, start, slot.restart_lsn or Lsn(0))
+            granted = self._after_removal(source, start, self._slot(first=not held), spool, error)
+        if start.lost is not None:
+            self._board.record_gap(start.lost, "another timeline was followed meanwhile")
+        return granted
 
     def follow(self, source: Source, spool: Spool, timeline: int, switch: Lsn) -> Granted:
         """The stream of the next timeline, on the connection that ended the last one."""

@@ -1,16 +1,19 @@
 """What one store holds of the stream, as its shipper knows it: read from the catalog once, then kept up to date.
 
-Forgotten and read again after any error. One thread changes it; others read values that are replaced whole.
+Forgotten and read again after any error. One thread changes it, but for gaps, which any may add; others read values
+that are replaced whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import Lock
 
 from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
 from replicator.repository.catalog import StoreCatalog
 from replicator.repository.layout import NoteName, PieceName, note_name, parse_name, piece_name
+from replicator.repository.notes import gap_of
 from replicator.spool import Position, SealedFile, Spool
 from replicator.stream.durable import Stretch, durable_position
 
@@ -19,14 +22,14 @@ class Holdings:
     """From a catalog, the spool as it is then, and the gaps that are recorded: lost WAL holds up no position."""
 
     def __init__(self, catalog: StoreCatalog, lost: Iterable[LsnRange], spool: Spool) -> None:
+        self._lock = Lock()
         self.coverage = catalog.coverage
         self.histories = dict(catalog.histories)
         self.wal: dict[str, set[str]] = {segment: set(names) for segment, names in catalog.wal.items()}
         self.pieces: dict[str, dict[str, PieceName]] = {}
         self._documents = {_note(note) for note in catalog.notes}
-        self._lost: tuple[LsnRange, ...] = (*catalog.recorded_gaps, *lost)
         self._starts = self._first_needed(spool)
-        self._accounted = self.coverage.union(_coverage(self._lost))
+        self._accounted = self.coverage.union(_coverage([*catalog.recorded_gaps, *lost]))
         self._size = catalog.segment_size
         for segment, held in catalog.pieces.items():
             for piece in held:
@@ -54,6 +57,9 @@ class Holdings:
         """The store has one more object."""
         if file.document:
             self._documents.add(file.name)
+            note = parse_name(file.name)
+            if isinstance(note, NoteName) and (gap := gap_of(note)) is not None:
+                self.lose(gap)
             return
         if file.complete:
             self.wal.setdefault(file.segment, set()).add(file.name)
@@ -62,13 +68,14 @@ class Holdings:
         self._cover(file.start.timeline, file.start.lsn, file.end.lsn)
 
     def _cover(self, timeline: int, start: Lsn, end: Lsn) -> None:
-        self.coverage = self.coverage.add(timeline, start, end)
-        self._accounted = self._accounted.add(timeline, start, end)
+        with self._lock:
+            self.coverage = self.coverage.add(timeline, start, end)
+            self._accounted = self._accounted.add(timeline, start, end)
 
     def lose(self, lost: LsnRange) -> None:
         """A gap was recorded: nothing waits for its bytes any more."""
-        self._lost = (*self._lost, lost)
-        self._accounted = self._accounted.add(lost.timeline, lost.start, lost.end)
+        with self._lock:
+            self._accounted = self._accounted.add(lost.timeline, lost.start, lost.end)
 
     def holds(self, file: SealedFile) -> bool:
         """Whether the store has this object, or for a piece all that it holds."""
@@ -78,10 +85,12 @@ class Holdings:
             return file.name in self.wal.get(file.segment, ())
         return self.coverage.holds(file.start.timeline, file.start.lsn, file.end.lsn)
 
-    def holds_raw(self, segment: Segment, end: Lsn) -> bool:
-        """Whether the store has the spool's bytes of a segment: as its own object when complete, else by any pieces."""
+    def holds_raw(self, segment: Segment, end: Lsn, name: str | None) -> bool:
+        """Whether the store has the spool's bytes of a segment: a complete one as the object `name` (None: not sealed
+        yet), since another's of the same segment may say something else; an incomplete one by any pieces.
+        """
         if end == segment.end:
-            return bool(self.wal.get(segment.name))
+            return name is not None and name in self.wal.get(segment.name, ())
         return self.coverage.holds(segment.timeline, segment.start, end)
 
     def replaced_by(self, file: SealedFile) -> tuple[str, ...]:

@@ -29,13 +29,15 @@ class Source:
 class StartAt:
     """Ask for `timeline` from `lsn`, a segment start. `held` is our end there: bytes below it are here already.
 
-    `beyond` is what we hold of an older timeline after its switch point: kept, and reported.
+    `beyond` is what we hold of an older timeline after its switch point: kept, and reported. `lost` is what we shall
+    never get: the spool follows a newer timeline, which the source left aside, and can't go back to an older one.
     """
 
     timeline: int
     lsn: Lsn
     held: Lsn
     beyond: LsnRange | None = None
+    lost: LsnRange | None = None
 
 
 def check_system(system_id: int, known: Iterable[int]) -> None:
@@ -83,11 +85,13 @@ def next_start(source: Source, held: Mapping[int, Lsn], segment_size: int) -> St
             f"the source's timeline {timeline} ends at {source.lsn}, before our {end}",
             hint="The source lost WAL that it had sent. Restore it from this repository, or promote a standby.",
         )
-    if switch is None or end < switch:
+    if switch is None or (end < switch and timeline == newest):
         return StartAt(timeline, end.floor(segment_size), end)
     following = next(stretch.timeline for stretch in source.history.path() if stretch.timeline > timeline)
+    place = switch.floor(segment_size)
     beyond = LsnRange(timeline, switch, end) if end > switch else None
-    return StartAt(following, switch.floor(segment_size), switch, beyond)
+    lost = LsnRange(timeline, end, place) if end < place else None
+    return StartAt(following, place, switch, beyond, lost)
 
 
 def first_start(source: Source, restart: Lsn | None, segment_size: int) -> StartAt:

@@ -9,12 +9,18 @@ from collections.abc import Iterator
 
 from replicator.core.coverage import Coverage
 from replicator.spool import SealedFile, Spool
-from replicator.spool.limits import Kept, effective_limit, to_release
+from replicator.spool.limits import Kept, limit_now, to_release
 from replicator.stream.board import Board
 from replicator.stream.holdings import Holdings
 
 
-def release(board: Board, *, pressing: bool = False) -> None:
+def spool_limit(board: Board, spool: Spool, *, full: bool = False) -> int:
+    """What the spool may hold now; `full`: its disk has just said that it takes nothing more."""
+    free = 0 if full else spool.free
+    return limit_now(board.settings.spool_limit, spool.segment_size, usage=spool.usage, free=free)
+
+
+def release(board: Board, *, pressing: bool = False, full: bool = False) -> None:
     """Remove what every store has; with `pressing`, down to the limit, also what one store has. One at a time: who
     comes while another works has nothing to do.
     """
@@ -23,11 +29,12 @@ def release(board: Board, *, pressing: bool = False) -> None:
         return
     try:
         raw = {held.segment.name: held.segment for held in spool.held()}
-        limit = effective_limit(board.settings.spool_limit, spool.segment_size) if pressing else 2**63
+        limit = spool_limit(board, spool, full=full) if pressing else 2**63
         for key in to_release(_kept(board, spool), spool.usage, limit):
             board.steps("before remove")
             if key in raw:
                 spool.let_go(raw[key])
+                board.objects.pop(key, None)
             else:
                 spool.sealed.remove(key)
             board.steps("after remove")
@@ -43,7 +50,8 @@ def _kept(board: Board, spool: Spool) -> list[Kept]:
     for held in spool.held():
         if held.segment == newest:
             continue
-        answers = [store is not None and store.holds_raw(held.segment, held.end) for store in holdings]
+        name = board.objects.get(held.segment.name)
+        answers = [store is not None and store.holds_raw(held.segment, held.end, name) for store in holdings]
         kept = Kept(held.segment.name, held.end - held.segment.start, all(answers), any(answers))
         found.append((held.position, kept))
     return [kept for _, kept in sorted(found, key=lambda pair: pair[0])]

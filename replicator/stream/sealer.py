@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from threading import Event
 
@@ -16,8 +17,9 @@ from replicator.core.coverage import Coverage
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.moment import to_microseconds
 from replicator.errors import HostLacks, SpoolFull
-from replicator.repository.wal import WalPart, seal_part
-from replicator.spool import Position, Spool
+from replicator.repository.layout import wal_name
+from replicator.repository.wal import WalPart, fingerprint_part, seal_part
+from replicator.spool import Position, SealedFile, Spool
 from replicator.spool.walfiles import HeldSegment
 from replicator.stream.board import Board
 from replicator.stream.cutting import Uncut, seconds_until_cut
@@ -59,7 +61,7 @@ class Sealer:
                 except HostLacks as error:
                     self._board.problem("sealer", error)
                     if isinstance(error, SpoolFull):
-                        release(self._board, pressing=True)
+                        release(self._board, pressing=True, full=True)
                     self._board.nap(stop, _AFTER_ERROR)
                     continue
                 if seconds > 0:
@@ -92,12 +94,27 @@ class Sealer:
 
     def _seal_whole(self, spool: Spool, held: HeldSegment, executor: Executor) -> None:
         segment = held.segment
+        name = self._sealed_already(spool, segment)
+        if name is None:
+            name = self._seal(spool, segment, segment.start, segment.end, executor).name
+        self._board.objects[segment.name] = name
+
+    def _sealed_already(self, spool: Spool, segment: Segment) -> str | None:
+        """The object with exactly this segment's bytes, when it waits in the spool or every store has it. Another's
+        object of this segment counts for nothing.
+        """
+        waiting = (file.name for file in spool.sealed.files() if file.complete and file.segment == segment.name)
+        name = next(waiting, None)
+        if name is not None:
+            return name
         stores = [view.holdings for view in self._board.stores.values()]
-        if all(store is not None and store.wal.get(segment.name) for store in stores):
-            return
-        if any(file.complete and file.segment == segment.name for file in spool.sealed.files()):
-            return
-        self._seal(spool, segment, segment.start, segment.end, executor)
+        held = [store.wal.get(segment.name, set()) for store in stores if store is not None]
+        if len(held) < len(stores) or not all(held):
+            return None
+        part = WalPart(spool.system_id, segment, segment.start, segment.end, 0, 0, complete=True)
+        mark = fingerprint_part(self._board.repository.keyring, part, partial(spool.read, segment))
+        name = wal_name(spool.system_id, segment, mark)
+        return name if all(name in names for names in held) else None
 
     def _piece(self, spool: Spool, held: HeldSegment, *, ended: bool) -> float:
         """Cut the next piece of a segment if it is time; as `_work`."""
@@ -148,7 +165,7 @@ class Sealer:
             self._cut = _Cut(segment, pieces.reach(segment.timeline, common), max([len(files), *counts]))
         return self._cut
 
-    def _seal(self, spool: Spool, segment: Segment, start: Lsn, end: Lsn, executor: Executor | None) -> None:
+    def _seal(self, spool: Spool, segment: Segment, start: Lsn, end: Lsn, executor: Executor | None) -> SealedFile:
         timeline = segment.timeline
         known = spool.times.between(Position(timeline, start), Position(timeline, end))
         # Unknown after a restart while the source is away: now is an upper bound of when it was sent.
@@ -160,10 +177,11 @@ class Sealer:
         def seal(write: Callable[[bytes], object]) -> str:
             return seal_part(
                 repository.keyring, settings.compression, settings.level, part,
-                lambda offset, length: spool.read(segment, offset, length), write, executor,
+                partial(spool.read, segment), write, executor,
             )  # fmt: skip
 
         self._board.steps("before seal")
-        spool.sealed.create(seal)
+        file = spool.sealed.create(seal)
         self._board.steps("after seal")
         self._board.shipper_bell.ring()
+        return file

@@ -15,18 +15,20 @@ from replicator.postgres.conversation import TimelineEnded
 from replicator.postgres.messages import PrimaryKeepalive, XLogData
 from replicator.postgres.walreceive import WalMessage
 from replicator.spool import Position, Spool
-from replicator.spool.limits import effective_limit
 from replicator.stream.assembler import Assembler, Write
 from replicator.stream.board import Board
 from replicator.stream.durable import flush_position
 from replicator.stream.handshake import Granted
-from replicator.stream.release import release
+from replicator.stream.release import release, spool_limit
 from replicator.stream.statistics import Problem
 
 #: A batch this large means that more is waiting in the socket: read on before the fsync.
-_MORE_WAITING = 2 * 2**20
+_MORE_WAITING = 2**18
 _GROUP_BYTES = 8 * 2**20
 _GROUP_SECONDS = 0.1
+#: A source this many bytes ahead has nobody waiting for our next byte: groups are larger then.
+_FAR_BEHIND = 64 * 2**20
+_FAR_SECONDS = 1.0
 _POLL = 0.02
 _IDLE = 0.2
 _FULL_WAIT = 0.1
@@ -57,7 +59,6 @@ class Session:
         self._status_at = -1e9
         self._heard_at = self._clock.monotonic()
         self._asked_at = self._heard_at
-        self._limit = effective_limit(board.settings.spool_limit, spool.segment_size)
 
     def run(self, stop: Event) -> TimelineEnded | None:
         """Stream. None when asked to stop: what was received is then durable and acknowledged."""
@@ -75,7 +76,7 @@ class Session:
                 self._board.nap(stop, _POLL)
             elif self._blocked():
                 self._sync()
-                release(self._board, pressing=True)
+                release(self._board, pressing=True, full=self._full is not None)
                 self._board.nap(stop, _FULL_WAIT)
                 self._write_waiting()
             else:
@@ -111,22 +112,22 @@ class Session:
             self._waiting.extend(self._assembler.take(data))
             self._write_waiting()
         size = sum(len(message.data) for message in data)
-        if self._unsynced and (size < _MORE_WAITING or reply or self._group_is_full()):
+        far = (self._board.source.server_lsn or 0) - self._confirmed > _FAR_BEHIND
+        dry = size < _MORE_WAITING and not (far and messages)
+        if self._unsynced and (dry or reply or self._group_is_full(far=far)):
             self._sync()
         return reply
 
-    def _group_is_full(self) -> bool:
-        return self._unsynced >= _GROUP_BYTES or self._clock.monotonic() - self._unsynced_since >= _GROUP_SECONDS
+    def _group_is_full(self, *, far: bool) -> bool:
+        most, longest = (_FAR_BEHIND, _FAR_SECONDS) if far else (_GROUP_BYTES, _GROUP_SECONDS)
+        return self._unsynced >= most or self._clock.monotonic() - self._unsynced_since >= longest
 
     def _blocked(self) -> bool:
         """Whether the spool has no room. Writes that did not fit wait; nothing more is read."""
         problem: Problem | SpoolFull | None = self._full
-        if problem is None and self._spool.usage >= self._limit:
-            problem = Problem(
-                9,
-                f"the spool is at its limit of {self._limit} bytes: reading waits, the slot keeps the WAL",
-                "Look at the stores that are behind, or raise [stream] spool_limit.",
-            )
+        limit = spool_limit(self._board, self._spool)
+        if problem is None and self._spool.usage >= limit:
+            problem = _at_limit(limit, short=limit < self._board.settings.spool_limit)
         self._board.problem("spool", problem)
         self._board.source.back_pressure = problem is not None
         return problem is not None
@@ -139,6 +140,8 @@ class Session:
                 self._waiting.popleft()
             self._full = None
         except SpoolFull as error:
+            if self._waiting[0].start > self._spool.received.lsn:
+                raise  # bytes before these are gone as well: only the source has them
             self._full = error
 
     def _append(self, write: Write) -> None:
@@ -194,3 +197,18 @@ class Session:
         self._asked_at = now if ask else self._asked_at
         if flush:
             self._board.source.acknowledged = flush
+
+
+def _at_limit(limit: int, *, short: bool) -> Problem:
+    waits = "reading waits, the slot keeps the WAL"
+    if short:
+        return Problem(
+            9,
+            f"the spool's disk is short: what is left is for sealing, {waits}",
+            "Free space, look at the stores that are behind, or lower [stream] spool_limit to what the disk has.",
+        )
+    return Problem(
+        9,
+        f"the spool is at its limit of {limit} bytes: {waits}",
+        "Look at the stores that are behind, or raise [stream] spool_limit.",
+    )

@@ -26,7 +26,8 @@ from replicator.errors import (
     UntrustedRepository,
     WalConflict,
 )
-from replicator.repository.catalog import read_catalog, read_history_file, system_ids, verified
+from replicator.repository.catalog import read_catalog, read_history_file, system_ids
+from replicator.repository.claims import verified
 from replicator.repository.layout import history_name
 from replicator.repository.notes import CONFLICT, conflict_note
 from replicator.repository.objects import read_table
@@ -104,6 +105,7 @@ class Shipper:
             return
         holdings = self._read(spool)
         self._tidy(holdings)
+        self._caught_up_at = -1e9
         while not stop.is_set():
             seen = self._board.shipper_bell.rings
             if not self._ship(spool, holdings, executor):
@@ -143,10 +145,10 @@ class Shipper:
 
     def _ship(self, spool: Spool, holdings: Holdings, executor: Executor) -> bool:
         """Put the next objects; whether there were any."""
+        files = spool.sealed.files()  # before the histories: none of these is of a timeline that is not among them
         for timeline, content in spool.histories().items():
             if timeline not in holdings.histories:
                 self._put_history(spool, holdings, timeline, content)
-        files = spool.sealed.files()
         whole = {file.segment for file in files if file.complete}
         missing = (
             file

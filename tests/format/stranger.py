@@ -263,7 +263,10 @@ class Repository:
             table, signature = file.read(table_length), file.read(64)
             file.seek(0)
             head = file.read(head_length)
-        need(verified(self.writers[head[40:48].hex()], signature, b"replicator table 1", self.id + table), f"{name}: signature")
+        need(
+            verified(self.writers[head[40:48].hex()], signature, b"replicator table 1", self.id + table),
+            f"{name}: signature",
+        )
         magic, version, n, f, e, zero, digest, start, end, first, last, plain = struct.unpack_from(
             ">8sHHIII32sQQQQQ", table
         )

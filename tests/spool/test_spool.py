@@ -10,7 +10,7 @@ import pytest
 from replicator.core.lsn import Lsn, Segment
 from replicator.errors import HostLacks, WalConflict
 from replicator.spool import Describe, Position, SealedFile, Spool, spooled_system_ids
-from replicator.spool.limits import Kept, effective_limit, to_release
+from replicator.spool.limits import Kept, effective_limit, limit_now, to_release
 from replicator.spool.marks import SendTimes
 
 S = 2**20
@@ -227,3 +227,21 @@ def test_send_times_are_bounded() -> None:
     for number in (0, 20_000, 49_999):
         known = times.between(at(number), at(number + 1))
         assert known is None or known[1] >= number * 100_000
+
+
+def test_a_whole_segment_under_its_partial_name_is_whole(tmp_path: Path) -> None:
+    """A rename that a crash undid is made again: no byte of the segment is asked for twice."""
+    fill(open_spool(tmp_path), b"x" * S)
+    whole = next(path for path in (tmp_path / "7/wal").rglob("*") if path.is_file())
+    whole.rename(whole.with_name(whole.name + ".partial"))
+    again = open_spool(tmp_path)
+    assert again.flushed == Position(1, SEGMENT.end)
+    assert whole.exists()
+
+
+def test_a_short_disk_lowers_the_limit() -> None:
+    """Room to seal a segment and to put it on the same disk stays free, whatever the policy's limit is."""
+    assert limit_now(100 * S, S, usage=5 * S, free=1000 * S) == 100 * S
+    assert limit_now(100 * S, S, usage=5 * S, free=20 * S) == 15 * S
+    assert limit_now(100 * S, S, usage=5 * S, free=S) == 0
+    assert limit_now(S, S, usage=5 * S, free=1000 * S) == 3 * S

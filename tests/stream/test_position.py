@@ -50,6 +50,18 @@ def source(history: TimelineHistory, end: int = 20 * S) -> Source:
             {1: 5 * S, 3: 8 * S},
             StartAt(4, Lsn(2 * S), Lsn(2 * S), LsnRange(1, Lsn(2 * S), Lsn(5 * S))),
         ),
+        # the other side of a fork won: what it wrote on timeline 1 after we had left for timeline 2 is lost to us
+        (
+            TimelineHistory(3, ((1, Lsn(7 * S + 9)),)),
+            {1: 5 * S + 100, 2: 6 * S},
+            StartAt(3, Lsn(7 * S), Lsn(7 * S + 9), lost=LsnRange(1, Lsn(5 * S + 100), Lsn(7 * S))),
+        ),
+        # nothing is: the first segment of timeline 3 repeats it
+        (
+            TimelineHistory(3, ((1, Lsn(5 * S + 200)),)),
+            {1: 5 * S + 100, 2: 6 * S},
+            StartAt(3, Lsn(5 * S), Lsn(5 * S + 200)),
+        ),
     ],
 )
 def test_we_always_ask_for_our_own_end(history: TimelineHistory, held: dict[int, int], expected: StartAt) -> None:

@@ -11,7 +11,6 @@ import pytest
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.timeline import TimelineHistory
 from replicator.errors import ForeignSource
-from replicator.repository.catalog import read_histories
 from tests.clusters import cluster_base, have_binaries, make_cluster
 from tests.repositories import make_repository
 from tests.stream.streams import SLOT, RunningStream, catalog, settings, stored_wal, streaming
@@ -47,7 +46,7 @@ def test_the_stream_follows_a_promoted_standby(base: Path, tmp_path: Path) -> No
                 running.wait(lambda seen: seen.timeline == 2 and seen.state == "streaming", "timeline 2")
                 running.wait_durable(end)
                 system = primary.system_id
-                histories = read_histories(repository.store("local"), system, repository.keyring)
+                histories = catalog(repository, system).histories
                 history = TimelineHistory.parse(2, (standby.directory / "pg_wal" / "00000002.history").read_bytes())
                 assert histories[2] == history
                 switch = history.switchpoint(1)
