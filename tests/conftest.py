@@ -1,4 +1,4 @@
-"""What concerns the whole suite: tests that can't run here are listed last with their reason; --require-all fails on them."""
+"""The whole suite: tests that can't run here are listed last with their reason; --require-all fails on them."""
 
 from __future__ import annotations
 

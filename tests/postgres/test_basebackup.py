@@ -13,7 +13,7 @@ from replicator.postgres.basebackup import MANIFEST, ArchiveMember, BaseBackup, 
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.tar import Kind
 from tests import walsender as ws
-from tests.clusters import TestCluster, make_cluster, own
+from tests.clusters import MAJOR, TestCluster, make_cluster, own
 from tests.walsender import Walsender
 
 pytestmark = pytest.mark.server
@@ -76,19 +76,21 @@ def test_a_backup_passes_the_servers_own_verification(source: TestCluster, conne
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(MAJOR < 15, reason="PostgreSQL 15 is the first to have them")
 def test_tablespaces_inside_the_data_directory(base: Path, connect: Connect, tmp_path: Path) -> None:
-    """In-place tablespaces lie under the same kind of path, and their location is relative."""
+    """In-place tablespaces lie under the same kind of path, and their location is relative. PostgreSQL 15, the first to
+    have them (for its own tests), leaves them out of its base backups: seen here, so that a change would show.
+    """
     with make_cluster(base) as cluster:
-        if cluster.binaries.major < 16:
-            pytest.skip("15, the first to have them, leaves them out of its base backups")
         cluster.configure({"allow_in_place_tablespaces": "on"})
         cluster.restart()
         cluster.sql("CREATE TABLESPACE dalam LOCATION ''")
         cluster.sql("CREATE TABLE isi TABLESPACE dalam AS SELECT 1")
         oid = cluster.value("SELECT oid FROM pg_tablespace WHERE spcname = 'dalam'")
         backup, order = take(connect(cluster), tmp_path)
-        assert [space.location for space in backup.tablespaces if space.oid] == [f"pg_tblspc/{oid}"]
-        assert any(path.startswith(f"pg_tblspc/{oid}/PG_") for path in order)
+        expected = [f"pg_tblspc/{oid}"] if MAJOR > 15 else []
+        assert [space.location for space in backup.tablespaces if space.oid] == expected
+        assert any(path.startswith(f"pg_tblspc/{oid}/PG_") for path in order) == (MAJOR > 15)
         assert len(order) == len(set(order))
 
 
