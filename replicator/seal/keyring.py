@@ -82,4 +82,8 @@ class Keyring:
         for writer_id, public in self.writers.items():
             if verify(public, signature, message):
                 return writer_id
-        raise IntegrityError(f"{name}: signed by no writer of this repository", object=name)
+        raise IntegrityError(
+            f"{name}: signed by no writer of this repository",
+            hint="It was damaged, or put there by somebody else; another store may have it as it was.",
+            object=name,
+        )

@@ -250,6 +250,8 @@ directory = "{self.base}/state"
         """Start the primaries again, leave everything running, and say how to look around."""
         for name in NAMES:
             self.primaries[name].start()
+        if self.daemon is not None:
+            servers.wait_http(f"http://127.0.0.1:{self.daemon.port}/readyz", self.daemon.process, ready=True)
         command = f"{servers.PROGRAM} status --policies {self.policies}"
         lines = ["", "Everything is left running. Look around:", f"  {command}"]
         lines += [f"  {servers.PROGRAM} snapshot list {name} --policies {self.policies}" for name in NAMES]
