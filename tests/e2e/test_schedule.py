@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -30,10 +31,15 @@ def assert_sound(site: Site, row: dict[str, Any], store: str) -> None:
         assert rows is not None
         assert rows[0] == rows[1] > 0
     server = ["-h", "127.0.0.1", "-p", str(restored["port"]), "-U", "postgres"]
-    check = [site.cluster.binaries.directory / "pg_amcheck", "--heapallindexed", *server, "-d", "postgres"]
+    check = [str(site.cluster.binaries.directory / "pg_amcheck"), "--heapallindexed", *server, "-d", "postgres"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     site.stop_restored(name)
+
+
+def has(site: Site, wanted: int) -> bool:
+    """Whether there are so many snapshots."""
+    return count(site) >= wanted
 
 
 @pytest.mark.slow
@@ -48,7 +54,7 @@ def test_every_minute_under_load() -> None:
         with Writing(cluster):
             site.start_daemon()
             for wanted in (1, 2, 3):
-                site.wait(lambda wanted=wanted: count(site) >= wanted, 90)
+                site.wait(partial(has, site, wanted), 90)
                 if wanted < 3:
                     churn.turn(6)
         rows = site.run("snapshot", "list", "frk")

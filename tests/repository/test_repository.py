@@ -27,6 +27,7 @@ from replicator.repository.catalog import longest_chain, read_catalog, read_hist
 from replicator.repository.layout import PackId, PieceName, parse_name
 from replicator.repository.manifests import (
     DirectoryEntry,
+    Entry,
     FileEntry,
     LinkEntry,
     ManifestReader,
@@ -314,12 +315,12 @@ def read_any(repository: Repository, name: str) -> None:
         open_document(repository.keyring, kind_of(name), name, store.get(name))
 
 
-def flip(path: Path, at: int) -> Callable[[], None]:
+def flip(path: Path, at: int) -> Callable[[], int]:
     """Flip one bit of a file; returns how to undo it."""
     before = path.read_bytes()
     path.chmod(0o600)
     path.write_bytes(before[:at] + bytes([before[at] ^ 4]) + before[at + 1 :])
-    return lambda: path.write_bytes(before) and None
+    return lambda: path.write_bytes(before)
 
 
 def test_a_flip_in_each_kind_of_object_is_named(place: Place) -> None:
@@ -347,7 +348,7 @@ def put_manifest(repository: Repository) -> SnapshotFacts:
     facts = SnapshotFacts(snapshot, "frk", None, 1, 2, 150018, SIZE, True, b"c" * 32, settings={"a": "b"}, findings=())
     sealed: list[bytes] = []
     pack = PackId(snapshot.label, 1, 0)
-    entries = [
+    entries: list[Entry] = [
         DirectoryEntry("base", 0o700),
         LinkEntry("pg_tblspc/1", 0o777, "/t"),
         *[FileEntry(f"base/\udcff{n}", 0o600, 9, 3, 8192, (b"chunk", MapRef(pack, 1, 2, 3))) for n in range(20_000)],

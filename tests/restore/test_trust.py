@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import HostLacks, UsageError
-from replicator.repository.manifests import DirectoryEntry, LinkEntry
+from replicator.repository.manifests import DirectoryEntry, Entry, LinkEntry
 from replicator.repository.repository import Repository
 from replicator.restore.fetch import Fetch
 from replicator.restore.prefetch import Prefetcher
@@ -31,7 +31,7 @@ def test_a_directory_swapped_for_a_link_takes_nothing_elsewhere(repository: Repo
         tree.create()
         into.rename(moved)
         into.symlink_to(victim)
-        entries = [LABEL, CONTROL, entry("cron", 8192, (1, 0, 0)), DirectoryEntry("base", 0o700)]
+        entries: list[Entry] = [LABEL, CONTROL, entry("cron", 8192, (1, 0, 0)), DirectoryEntry("base", 0o700)]
         Fetch(repository.store("local"), repository.keyring, tree, 2).run(manifest(repository, entries))
         tree.make_durable(OWNER, 2)
         tree.publish_control()

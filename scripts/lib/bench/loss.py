@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -98,17 +99,25 @@ secret_key = {{ file = "{site.policies}/secret" }}
         finally:
             load.kill()
             load.wait()
-        name = f"restored-{turn}"
+        with _away(site.base / "spool", site.base / "local"):
+            rows, newest = self._restored(site, f"restored-{turn}")
+        cluster.start()
+        had = cluster.value("SELECT count(*) FROM pgbench_history")
+        self._say(f"loss {turn + 1}: newest row {vanished - newest:.2f} s old, {had - rows} of {had} rows not in S3")
+        return vanished - newest
+
+    def _restored(self, site: Site, name: str) -> tuple[int, float]:
+        """Restore from S3: how many rows, and when the newest was written."""
         result = site.restore("--latest", "--store", "offsite", name=name)
         place = f"host=127.0.0.1 port={result['port']} user=postgres dbname=postgres"
         with psycopg.connect(place) as connection:
-            row = connection.execute("SELECT extract(epoch FROM max(mtime))::float8 FROM pgbench_history").fetchone()
-        assert row is not None
+            row = connection.execute(
+                "SELECT count(*), extract(epoch FROM max(mtime))::float8 FROM pgbench_history"
+            ).fetchone()
         site.stop_restored(name)
         shutil.rmtree(site.base / name, ignore_errors=True)
-        cluster.start()
-        self._say(f"loss {turn + 1}: {vanished - row[0]:.2f} s")
-        return vanished - float(row[0])
+        assert row is not None
+        return int(row[0]), float(row[1])
 
     def _vanish(self, site: Site) -> float:
         """SIGKILL to the daemon and every process of the primary; when that was."""
@@ -125,6 +134,20 @@ secret_key = {{ file = "{site.policies}/secret" }}
         psutil.wait_procs(doomed, timeout=10)
         site.kill_daemon()
         return moment
+
+
+@contextmanager
+def _away(*directories: Path) -> Iterator[None]:
+    """What lay on the lost host can't be read meanwhile."""
+    moved = [(path, path.with_name(f"{path.name}-lost")) for path in directories]
+    for path, aside in moved:
+        path.rename(aside)
+    try:
+        yield
+    finally:
+        for path, aside in moved:
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
 
 
 def _pgbench(cluster: TestCluster) -> list[object]:

@@ -50,7 +50,7 @@ def as_owner(command: list[str | Path], *, check: bool = True) -> str:
     )
     if check and done.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr or done.stdout}")
-    return done.stdout
+    return str(done.stdout)
 
 
 class Primary:

@@ -163,7 +163,9 @@ def missing(conninfo: str, rows: list[Row]) -> set[tuple[str, int]]:
         for table in {row.table for row in rows}:
             wanted = {row.id: row.digest for row in rows if row.table == table}
             try:
-                found = dict(connection.execute(f"SELECT id, md5({DIGESTS[table]}) FROM {table}".encode()).fetchall())
+                found: dict[int, str] = dict(
+                    connection.execute(f"SELECT id, md5({DIGESTS[table]}) FROM {table}".encode()).fetchall()
+                )
             except psycopg.errors.UndefinedTable:
                 found = {}
             lost |= {(table, key) for key, digest in wanted.items() if found.get(key) != digest}
