@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from replicator.core.lsn import Lsn, Segment
 from replicator.repository.layout import piece_name, wal_name
-from replicator.seal.digest import fingerprint
+from replicator.seal.digest import Fingerprint
 from replicator.seal.header import FRAME_SIZE, Compression, Header, Kind
 from replicator.seal.keyring import Keyring
 from replicator.seal.sealer import ObjectSealer
@@ -43,7 +43,10 @@ class WalPart:
 
 def fingerprint_part(keyring: Keyring, part: WalPart, read: ReadAt) -> str:
     """The fingerprint of the part's plain bytes, reading frame by frame."""
-    return fingerprint(keyring.repository_id, *_chunks(part, read))
+    mark = Fingerprint(keyring.repository_id)
+    for chunk in _chunks(part, read):
+        mark.update(chunk)
+    return mark.hex()
 
 
 def seal_part(
@@ -52,23 +55,22 @@ def seal_part(
 ) -> str:  # fmt: skip
     """Seal `part` through `write` and return the object's name. Memory: a few frames, whatever the segment's size.
 
-    `read` is called twice for each byte: once for the fingerprint, once to seal; the caller guarantees that the bytes
-    don't change meanwhile (they are flushed WAL).
+    Each byte is read once, so the fingerprint is of what was sealed.
     """
-    mark = fingerprint_part(keyring, part, read)
-    if part.complete:
-        name = wal_name(part.system_id, part.segment, mark)
-    else:
-        name = piece_name(part.system_id, part.segment, part.start, part.end, mark)
     header = Header(
         Kind.WAL if part.complete else Kind.PIECE, keyring.cipher, compression, keyring.repository_id, keyring.current,
         b"", part.system_id, part.segment.timeline, part.segment.size, part.start,
     )  # fmt: skip
     sealer = ObjectSealer(keyring, header, level)
+    mark = Fingerprint(keyring.repository_id)
     write(sealer.head)
-    for sealed, entry in _sealed(sealer, _chunks(part, read), executor):
+    for sealed, entry in _sealed(sealer, _marked(_chunks(part, read), mark), executor):
         sealer.append(entry)
         write(sealed)
+    if part.complete:
+        name = wal_name(part.system_id, part.segment, mark.hex())
+    else:
+        name = piece_name(part.system_id, part.segment, part.start, part.end, mark.hex())
     write(sealer.finish(name, start=part.start, end=part.end, first_us=part.first_us, last_us=part.last_us))
     return name
 
@@ -77,6 +79,12 @@ def _chunks(part: WalPart, read: ReadAt) -> Iterator[bytes]:
     first, last = part.start - part.segment.start, part.end - part.segment.start
     for offset in range(first, last, FRAME_SIZE):
         yield read(offset, min(FRAME_SIZE, last - offset))
+
+
+def _marked(chunks: Iterator[bytes], mark: Fingerprint) -> Iterator[bytes]:
+    for chunk in chunks:
+        mark.update(chunk)
+        yield chunk
 
 
 def _sealed(

@@ -9,7 +9,7 @@ COMPARISON_SIZE = 16
 
 Bytes = bytes | bytearray | memoryview
 
-__all__ = ["COMPARISON_SIZE", "DIGEST_SIZE", "Bytes", "block_hash", "digest", "fingerprint", "short_id"]
+__all__ = ["COMPARISON_SIZE", "DIGEST_SIZE", "Bytes", "Fingerprint", "block_hash", "digest", "fingerprint", "short_id"]
 
 
 def digest(*parts: Bytes) -> bytes:
@@ -20,9 +20,27 @@ def digest(*parts: Bytes) -> bytes:
     return hasher.digest()
 
 
+class Fingerprint:
+    """The fingerprint of plain bytes that come part by part: none is kept."""
+
+    def __init__(self, repository_id: bytes) -> None:
+        self._hasher = blake3(repository_id)
+
+    def update(self, plain: Bytes) -> None:
+        """The next bytes."""
+        self._hasher.update(plain)
+
+    def hex(self) -> str:
+        """Sixteen hex digits for all bytes so far."""
+        return self._hasher.digest(8).hex()
+
+
 def fingerprint(repository_id: bytes, *plain: Bytes) -> str:
     """Sixteen hex digits that name plain bytes within one repository."""
-    return digest(repository_id, *plain)[:8].hex()
+    mark = Fingerprint(repository_id)
+    for part in plain:
+        mark.update(part)
+    return mark.hex()
 
 
 def short_id(public: bytes) -> bytes:
