@@ -14,6 +14,9 @@ from tests.servers import free_port
 class Proxy:
     """Listens on `port` and carries bytes to `target` on 127.0.0.1. Faults take effect at once, also on open lines."""
 
+    #: The most bytes that are carried at once.
+    block = 65536
+
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.connections = 0
@@ -111,13 +114,14 @@ class Proxy:
 
     def _carry(self, source: socket.socket, sink: socket.socket, answering: bool) -> None:
         try:
-            while data := source.recv(65536):
+            while data := source.recv(self.block):
                 self._hearing.wait()
                 if self._pause_s:
                     time.sleep(self._pause_s)
-                if answering and self._broken(data, sink):
+                carried = self._changed(data, source, sink, answering)
+                if carried is None:
                     break
-                sink.sendall(data)
+                sink.sendall(carried)
         except OSError:
             pass
         finally:
@@ -126,6 +130,10 @@ class Proxy:
                 with self._lock:
                     self._open.discard(line)
                 line.close()
+
+    def _changed(self, data: bytes, source: socket.socket, sink: socket.socket, answering: bool) -> bytes | None:
+        """What is carried instead of `data`; None: nothing any more."""
+        return None if answering and self._broken(data, sink) else data
 
     def _broken(self, data: bytes, sink: socket.socket) -> bool:
         with self._lock:

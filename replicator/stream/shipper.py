@@ -110,6 +110,7 @@ class Shipper:
             seen = self._board.shipper_bell.rings
             if not self._ship(spool, holdings, executor):
                 self._catch_up(spool, holdings, executor, stop)
+                self._well()
                 self._board.shipper_bell.wait(seen, _LOOK, stop)
 
     def _await_spool(self, stop: Event) -> Spool | None:
@@ -136,8 +137,7 @@ class Shipper:
                 )
         holdings = Holdings(catalog, self._board.gaps, spool)
         self._view.durable = holdings.durable(spool.stretches())
-        self._view.holdings, self._view.listed, self._view.state = holdings, True, "ok"
-        self._board.problem(f"store {self._name}", None)
+        self._view.holdings, self._view.listed = holdings, True
         for segment in catalog.conflicts:
             self._conflict(spool, segment, holdings)
         self._moved(spool, holdings)
@@ -182,6 +182,11 @@ class Shipper:
         if failure is not None:
             raise failure
 
+    def _well(self) -> None:
+        """It took what there was to take: that it can be read says nothing of that."""
+        self._view.state = "ok"
+        self._board.problem(f"store {self._name}", None)
+
     def _put(self, spool: Spool, file: SealedFile) -> bool:
         with spool.sealed.using(file.name) as path:
             if path is None:
@@ -202,6 +207,7 @@ class Shipper:
         """An object is durable in the store."""
         if not done:
             return
+        self._well()
         holdings.add(file)
         if file.complete and len(holdings.wal[file.segment]) > 1:
             self._conflict(spool, file.segment, holdings)
@@ -257,6 +263,7 @@ class Shipper:
             source = self._board.repository.store(name)
             for copied in catch_up(source, other, self._store, holdings, spool, self._board.repository.keyring):
                 holdings.add(copied)
+                self._well()
                 self._moved(spool, holdings)
                 while not stop.is_set() and self._ship(spool, holdings, executor):
                     pass
