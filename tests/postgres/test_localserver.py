@@ -144,6 +144,7 @@ def test_root_must_name_an_owner(stopped: TestCluster) -> None:
 
 def test_a_server_that_does_not_start_shows_its_log(stopped: TestCluster) -> None:
     """The log's last lines are in the error's context."""
+    stopped.binaries.program("psql")  # asked while it starts; without it the refusal would be another
     with pytest.raises(HostLacks) as caught:
         server_of(stopped).start({"wal_level": "nonsense"}, timeout=20)
     assert "wal_level" in caught.value.context["log"]
