@@ -11,7 +11,7 @@ import pytest
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.timeline import TimelineHistory
 from replicator.errors import ForeignSource
-from tests.clusters import cluster_base, have_binaries, make_cluster
+from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster
 from tests.repositories import make_repository
 from tests.stream.streams import SLOT, RunningStream, catalog, settings, stored_wal, streaming
 
@@ -26,6 +26,11 @@ def base() -> Iterator[Path]:
         yield path
 
 
+def received(standby: TestCluster) -> Lsn:
+    """Up to where a standby has received WAL from its primary."""
+    return Lsn.parse(standby.value("SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')::text"))
+
+
 def test_the_stream_follows_a_promoted_standby(base: Path, tmp_path: Path) -> None:
     """After a failover the new timeline is streamed from its first segment on, its history stands in the store, and the
     path from the old timeline to the new one has no hole.
@@ -37,7 +42,9 @@ def test_the_stream_follows_a_promoted_standby(base: Path, tmp_path: Path) -> No
         try:
             running.wait_durable(primary.write_wal(5000))
             with primary.standby() as standby:
-                primary.write_wal(5000)
+                written = Lsn.parse(primary.write_wal(5000))
+                # A standby that is not connected yet would miss the end that we have, and branch off before it.
+                running.wait(lambda _: received(standby) >= written, "the standby")
                 primary.stop()
                 standby.promote()
                 standby.sql("SELECT pg_create_physical_replication_slot(%s, true)", (SLOT,))
