@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from replicator.doctor.finding import STORES, STREAM, Finding, Report, finding_of
+from replicator.core.finding import Finding
+from replicator.doctor.finding import STORES, STREAM, Report, finding_of
 from replicator.doctor.host import check_binaries, check_directories
 from replicator.doctor.keys import check_keys
 from replicator.doctor.settings import check_settings

@@ -1,12 +1,13 @@
-"""What a check finds, and the exit code of many. Pure."""
+"""What `check` calls its findings, and the exit code of many. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from replicator.core.codes import code_of, exit_code_of
+from replicator.core.finding import Finding
 from replicator.errors import ReplicatorError
 
 STREAM, SNAPSHOTS, RESTORES, STORES = "stream", "snapshots", "restores", "stores"
@@ -31,25 +32,9 @@ CODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Members as in `verify --json`. `affects` names what does not work; None makes it a remark."""
-
-    code: str
-    text: str
-    hint: str = ""
-    affects: str | None = None
-    object: str | None = None
-    store: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For `check --json`."""
-        return asdict(self)
-
-
 def finding_of(error: ReplicatorError, affects: str, *, store: str | None = None) -> Finding:
     """An error as a finding."""
-    return Finding(code_of(error.type), error.message, error.hint, affects, store=store)
+    return Finding(code_of(error.type), error.message, error.hint, affects=affects, store=store)
 
 
 @dataclass(frozen=True, slots=True)

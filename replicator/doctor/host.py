@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from replicator.doctor.finding import RESTORES, STREAM, Finding, finding_of
+from replicator.core.finding import Finding
+from replicator.doctor.finding import RESTORES, STREAM, finding_of
 from replicator.doctor.subject import Patient
 from replicator.errors import BinariesMissing, HostLacks
 from replicator.policy import format_size

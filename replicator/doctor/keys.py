@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replicator.doctor.finding import RESTORES, STORES, STREAM, Finding, finding_of
+from replicator.core.finding import Finding
+from replicator.doctor.finding import RESTORES, STORES, STREAM, finding_of
 from replicator.doctor.subject import Patient
 from replicator.errors import KeysError, NotFound, ReplicatorError, StoreUnavailable
 from replicator.repository.repository import Repository

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from replicator.doctor.finding import SNAPSHOTS, STREAM, Finding
+from replicator.core.finding import Finding
+from replicator.doctor.finding import SNAPSHOTS, STREAM
 from replicator.doctor.subject import Patient
 from replicator.postgres.conninfo import application_name_of
 from replicator.postgres.query import SqlConnection

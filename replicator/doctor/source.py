@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replicator.doctor.finding import STREAM, Finding
+from replicator.core.finding import Finding
+from replicator.doctor.finding import STREAM
 from replicator.doctor.subject import Patient
 from replicator.errors import SourceRefused, SourceUnavailable
 from replicator.postgres.query import SqlConnection

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replicator.doctor.finding import STORES, Finding, finding_of
+from replicator.core.finding import Finding
+from replicator.doctor.finding import STORES, finding_of
 from replicator.doctor.subject import Patient
 from replicator.errors import ObjectAbsent, ReplicatorError
 from replicator.repository.repository import StoreDocuments, read_root

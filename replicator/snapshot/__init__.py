@@ -3,7 +3,8 @@
 Owns the way from BASE_BACKUP to the manifest. It never restores, never deletes, and knows no daemon.
 """
 
-from replicator.snapshot.job import Finding, SnapshotRow, TakeJob, TakeResult
+from replicator.core.finding import Finding
+from replicator.snapshot.job import SnapshotRow, TakeJob, TakeResult
 from replicator.snapshot.take import take
 from replicator.snapshot.view import Listing, list_rows, show
 

@@ -16,13 +16,14 @@ from datetime import datetime, timedelta
 from threading import Event, Lock
 from typing import Any
 
+from replicator.core.finding import Finding
 from replicator.core.moment import rfc3339
 from replicator.core.snapshot import label_of
 from replicator.errors import Conflict, IntegrityError, Interrupted
 from replicator.repository.layout import BeginName, begin_name, packs_prefix, parse_name, snapshots_prefix
 from replicator.seal.document import open_document, sign_as_writer
 from replicator.seal.keyring import Keyring
-from replicator.snapshot.job import MARK_UNUSABLE, Finding
+from replicator.snapshot.job import MARK_UNUSABLE
 from replicator.snapshot.participants import Participants
 from replicator.snapshot.processes import Life, host_name, life_of, process_mark
 from replicator.store.protocol import ReadableStore, Store
@@ -138,7 +139,9 @@ def _living(
             try:
                 body = open_document(keyring, "begin", name, store.get(name))
             except IntegrityError as error:
-                findings.append(Finding(MARK_UNUSABLE, error.message, error.hint or _FORGED, name, store.name))
+                findings.append(
+                    Finding(MARK_UNUSABLE, error.message, error.hint or _FORGED, object=name, store=store.name)
+                )
                 continue
             if _alive(body, place.attempt, newest or put, now):
                 yield place, put < now - _AT_ONCE, body

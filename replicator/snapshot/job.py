@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from replicator.core.finding import Finding
 from replicator.core.moment import rfc3339_of
 from replicator.core.snapshot import Snapshot
 from replicator.postgres.connection import ReplicationConnection
@@ -51,22 +52,6 @@ class TakeJob:
     store_deadline_s: float = 180.0
     wal_deadline_s: float = 60.0
     steps: Callable[[str], None] = no_step
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something the operator must know about a snapshot that was taken all the same; members as in `verify --json`."""
-
-    code: str
-    text: str
-    hint: str = ""
-    object: str | None = None
-    store: str | None = None
-    affects: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

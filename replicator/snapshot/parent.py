@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from replicator.core.finding import Finding
 from replicator.core.snapshot import Snapshot
 from replicator.errors import IntegrityError, KeysError, ObjectAbsent, StoreUnavailable
 from replicator.repository.layout import PackId, PackName, manifest_name, pack_name, packs_prefix, parse_name
@@ -17,7 +18,7 @@ from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, r
 from replicator.repository.objects import StoredObject, open_object
 from replicator.seal.keyring import Keyring
 from replicator.snapshot.index import IndexWriter, ParentIndex
-from replicator.snapshot.job import PARENT_UNUSABLE, Finding
+from replicator.snapshot.job import PARENT_UNUSABLE
 from replicator.snapshot.participants import Participants
 from replicator.store.protocol import ReadableStore, Store
 

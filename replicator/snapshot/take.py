@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event
 
 from replicator.core.coverage import LsnRange
+from replicator.core.finding import Finding
 from replicator.core.moment import to_microseconds
 from replicator.core.progress import Progress, Report
 from replicator.core.snapshot import Snapshot
@@ -29,7 +30,7 @@ from replicator.snapshot.backup import BackupReader, Totals
 from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label, put_mark
 from replicator.snapshot.channels import Channels
 from replicator.snapshot.index import IndexWriter
-from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, Finding, SnapshotRow, TakeJob, TakeResult
+from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, SnapshotRow, TakeJob, TakeResult
 from replicator.snapshot.packer import Packer, PackPlace
 from replicator.snapshot.parent import Parent, choose_parent, load_parent, missing_packs
 from replicator.snapshot.participants import Participants
@@ -284,7 +285,14 @@ class _Take:
         hint = "The snapshot is complete and marked as damaged; repair the source, then take another."
         damage = [Finding(PAGE_CHECKSUM, text, hint, object=name, affects=label) for text in facts.findings]
         lacking = [
-            Finding(STORE_LACKS, f"store {store} lacks the snapshot: {error.message}", error.hint, name, store, label)
+            Finding(
+                STORE_LACKS,
+                f"store {store} lacks the snapshot: {error.message}",
+                error.hint,
+                object=name,
+                store=store,
+                affects=label,
+            )
             for store, error in sorted(self._participants.left_out.items())
         ]
         return damage + lacking

@@ -13,8 +13,9 @@ from threading import Event, Thread
 import pytest
 
 from replicator.cli.check import patient
+from replicator.core.finding import Finding
 from replicator.doctor.examine import examine
-from replicator.doctor.finding import Finding, Report
+from replicator.doctor.finding import Report
 from replicator.doctor.host import check_directories
 from replicator.doctor.settings import stands_in
 from replicator.doctor.subject import Patient

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from replicator.core.finding import Finding
 from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
 from replicator.errors import Conflict, Interrupted
@@ -19,7 +20,6 @@ from replicator.repository.layout import PackId, begin_name, manifest_name, pack
 from replicator.repository.repository import Repository
 from replicator.seal.document import sign_as_writer
 from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label, put_mark
-from replicator.snapshot.job import Finding
 from replicator.snapshot.participants import Participants
 from replicator.snapshot.processes import Life, host_name, life_of, process_mark
 from replicator.tolerance import SystemClock
