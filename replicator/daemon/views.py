@@ -21,6 +21,8 @@ AGAIN_S = 5.0
 #: A store that takes longer to list is not listed for everybody who asks.
 SOON_S = 0.5
 _TICK_S = 0.1
+#: How late a worker that waits for something else notices that it is to stop.
+_STOP_S = 0.5
 
 
 @dataclass
@@ -57,9 +59,9 @@ class Views:
                 self._changed.notify_all()
             # A store that lists slowly is not listed all the time; one that failed is soon asked whether it is back.
             due = now + (VIEW_S if view.error is None else AGAIN_S) + 2 * place.took
-            while self._clock.monotonic() < due and not place.stale.is_set():
-                if self._clock.wait(stop, _TICK_S):
-                    return
+            while self._clock.monotonic() < due and not stop.is_set():
+                if self._clock.wait(place.stale, min(_STOP_S, due - self._clock.monotonic())):
+                    break
 
     def stale(self) -> None:
         """Something changed: read all again soon, and don't wait for it."""

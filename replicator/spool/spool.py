@@ -10,6 +10,7 @@ import os
 import re
 from bisect import insort
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Condition
 
@@ -22,15 +23,11 @@ from replicator.spool.position import START, Position
 from replicator.spool.sealed import Describe, SealedObjects
 from replicator.spool.walfiles import HeldSegment, SegmentSizeFile, WalFiles
 
-_SYSTEM_ID = re.compile(r"[1-9]\d{0,19}\Z")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history\Z")
 
 
-def spooled_system_ids(directory: Path) -> tuple[int, ...]:
-    """The system ids that a cluster's spool `directory` holds something of, and whose segment size is known."""
-    with translated(directory):
-        found = [path for path in directory.glob("*") if _SYSTEM_ID.match(path.name) and path.is_dir()]
-    return tuple(sorted(int(path.name) for path in found if SegmentSizeFile(path).read()))
+def _nobody_waits() -> None:
+    """For a segment of a former process: `flushed` is set once all of them are well."""
 
 
 class Spool:
@@ -76,7 +73,8 @@ class Spool:
         """Make what a former process left durable and well named."""
         for index, held in enumerate(self._held):
             if held.complete and not self._wal.path(held.segment, complete=True).exists():
-                self._wal.complete(held.segment)
+                self._wal.complete(held.segment, _nobody_waits)
+                self._wal.sync()
             elif not held.complete and index == len(self._held) - 1:
                 self._wal.truncate(held.segment, held.end - held.segment.start)
                 self._wal.sync()
@@ -143,7 +141,8 @@ class Spool:
         """Write received bytes, which begin at `start` in `segment` and don't pass its end.
 
         Bytes that are here already are compared. A difference below `acknowledged` raises WalConflict; above it the new
-        bytes win (a torn tail after a crash of the machine). Raises SpoolFull: then nothing of this call counts.
+        bytes win (a torn tail after a crash of the machine). A whole segment becomes durable soon after its last byte,
+        without a `sync`. Raises SpoolFull: then nothing of this call counts.
         """
         held = self._find(segment)
         end = held.end if held is not None else segment.start
@@ -157,11 +156,10 @@ class Spool:
         self._grow(segment, Lsn(start + sum(len(view) for view in views)))
         if self._received == Position(segment.timeline, segment.end):
             try:
-                self._wal.complete(segment)
+                self._wal.complete(segment, partial(self._advance, self._received))
             except HostLacks:
                 self._cut_unflushed()
                 raise
-            self._advance(self._received)
 
     def _compare(
         self, held: HeldSegment, start: Lsn, views: list[memoryview], acknowledged: Lsn
@@ -216,17 +214,30 @@ class Spool:
         return reached
 
     def _cut_unflushed(self) -> None:
-        newest = self._held[-1]
-        same = self._flushed.timeline == newest.segment.timeline
-        kept = max(newest.segment.start, self._flushed.lsn) if same else newest.segment.start
-        with self._changed:
-            self._raw_size -= newest.end - kept
-            self._held[-1] = HeldSegment(newest.segment, kept)
-            self._received = self._held[-1].position
-            self._ends[newest.segment.timeline] = kept
+        """Back to `flushed`: the segments after it go, the one that it lies in is cut there; one is always kept."""
         self._wal.abandon()
+        with self._changed:
+            flushed = self._flushed
+        while len(self._held) > 1 and self._held[-2].position > flushed:
+            self._wal.remove(self._held[-1].segment)
+            self._cut_newest(None)
+        newest = self._held[-1]
+        same = flushed.timeline == newest.segment.timeline
+        kept = max(newest.segment.start, flushed.lsn) if same else newest.segment.start
+        self._cut_newest(kept)
         self._wal.truncate(newest.segment, kept - newest.segment.start)
         self._wal.abandon()
+
+    def _cut_newest(self, kept: Lsn | None) -> None:
+        """The newest segment ends at `kept`, or is gone."""
+        with self._changed:
+            newest = self._held.pop()
+            timeline = newest.segment.timeline
+            self._raw_size -= newest.end - (newest.segment.start if kept is None else kept)
+            if kept is not None:
+                self._held.append(HeldSegment(newest.segment, kept))
+            self._received = self._held[-1].position
+            self._ends[timeline] = newest.segment.start if kept is None else kept
 
     def read(self, segment: Segment, offset: int, length: int) -> bytes:
         """Exactly `length` bytes of a held segment. Raises HostLacks."""

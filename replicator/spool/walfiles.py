@@ -6,18 +6,22 @@ Owns names, sizes and durability of the files. A file's end is where receiving s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from replicator.core.lsn import Lsn, Segment
-from replicator.errors import UsageError
+from replicator.errors import HostLacks, UsageError
 from replicator.spool.files import make_directory, open_private, sync_directory, translated, write_whole
 from replicator.spool.position import Position
 
 _PARTIAL = ".partial"
 _VECTORS = 512
+#: Whole segments whose last fsync may be under way while the next one is written.
+_BEHIND = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,12 +43,17 @@ class HeldSegment:
 
 
 class WalFiles:
-    """The files under `directory`. One thread writes; any may read and remove."""
+    """The files under `directory`. One thread writes; any may read and remove. Whole segments are made durable by a
+    thread of its own, in order: a disk that is busy with one must not stop the socket of the next.
+    """
 
     def __init__(self, directory: Path, segment_size: int) -> None:
         self.directory = directory
         self._size = segment_size
         self._open: tuple[Segment, int] | None = None
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="fsync")
+        self._finishing: deque[tuple[Segment, Future[None]]] = deque()
+        self._failed = False
 
     def settle(self) -> None:
         """Make the names that a former process left durable: it may have died between making and syncing one."""
@@ -95,19 +104,46 @@ class WalFiles:
 
     def sync(self) -> None:
         """Make what was written durable. After an error nobody knows what of it is on the disk. Raises HostLacks."""
+        self._finish_until(0)
+        self._sync_open()
+
+    def _sync_open(self) -> None:
         if self._open is not None:
             with translated(self.path(self._open[0], complete=False)):
                 os.fdatasync(self._open[1])
 
-    def complete(self, segment: Segment) -> None:
-        """Make a whole segment durable and give it its name. The name need not be durable: a file of full size under
-        the name that was made durable before its first byte says the same after a crash.
+    def complete(self, segment: Segment, durable: Callable[[], None]) -> None:
+        """Begin to make a whole segment durable and to give it its name; `durable` is called from another thread when
+        it is. The name need not be durable: a file of full size under the name that was made durable before its first
+        byte says the same after a crash. Raises HostLacks, also for an earlier segment that failed.
         """
+        self._finish_until(_BEHIND - 1)
+        with translated(self.path(segment, complete=False)):
+            descriptor = self._descriptor(segment)
+        self._open = None
+        self._finishing.append((segment, self._finisher.submit(self._finish, segment, descriptor, durable)))
+
+    def _finish(self, segment: Segment, descriptor: int, durable: Callable[[], None]) -> None:
         partial, whole = self.path(segment, complete=False), self.path(segment, complete=True)
-        with translated(partial):
-            os.fdatasync(self._descriptor(segment))
-            self.close()
-            partial.rename(whole)
+        try:
+            with translated(partial):
+                try:
+                    if self._failed:
+                        raise OSError(None, "the segment before it could not be made durable")
+                    os.fdatasync(descriptor)
+                finally:
+                    os.close(descriptor)
+                partial.rename(whole)
+        except HostLacks:
+            self._failed = True  # until `abandon`, nothing that came after it counts either
+            raise
+        durable()
+
+    def _finish_until(self, left: int) -> None:
+        """Wait until at most `left` segments are still being made durable."""
+        while len(self._finishing) > left:
+            self._finishing[0][1].result()
+            self._finishing.popleft()
 
     def read(self, segment: Segment, offset: int, length: int) -> bytes:
         """Exactly `length` bytes at `offset`; complete or partial. Raises HostLacks."""
@@ -129,6 +165,7 @@ class WalFiles:
 
     def remove(self, segment: Segment) -> None:
         """Remove a segment's file."""
+        wait([future for finishing, future in tuple(self._finishing) if finishing == segment])
         with translated(self.directory):
             for complete in (True, False):
                 self.path(segment, complete=complete).unlink(missing_ok=True)
@@ -140,7 +177,10 @@ class WalFiles:
             self._open = None
 
     def abandon(self) -> None:
-        """Let go of the open file after an error, whatever closing it says."""
+        """Let go of the open file after an error, whatever closing it says; what was being made durable is or isn't."""
+        wait([future for _, future in self._finishing])
+        self._finishing.clear()
+        self._failed = False
         with suppress(OSError):
             self.close()
         self._open = None
@@ -148,7 +188,7 @@ class WalFiles:
     def _descriptor(self, segment: Segment) -> int:
         if self._open is not None and self._open[0] == segment:
             return self._open[1]
-        self.sync()  # what another segment still has in memory would never be synced again
+        self._sync_open()  # what another segment still has in memory would never be synced again
         self.close()
         path = self.path(segment, complete=False)
         make_directory(path.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Condition, Event
 
 #: A waiting worker looks at its stop event at least this often, in seconds.
-_LOOK = 0.25
+_LOOK = 0.5
 
 
 class Bell:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ directory = "{self.base}/state"
 """)
         for path in self.policies.glob("*.toml"):
             path.chmod(0o600)
+
+    def neighbour(self, cluster: TestCluster, name: str) -> Site:
+        """Another cluster of the same host: its own policy beside this one, the same daemon and directories."""
+        other = copy(self)
+        other.cluster, other.name, other.daemon = cluster, name, None
+        other.write_policy()
+        return other
 
     def run(self, *arguments: str, code: int | None = 0, timeout: float = 120) -> Any:
         """Run a verb with --json; its value. Fails unless it ends with `code` (None: any)."""

@@ -83,6 +83,40 @@ def test_after_a_failed_fsync_the_bytes_are_received_again(tmp_path: Path) -> No
     assert open_spool(tmp_path).read(SEGMENT, 100, 60) == b"b" * 60
 
 
+@pytest.mark.parametrize("more", [0, 1, S, S + 1, 3 * S])
+def test_after_a_segment_that_could_not_be_made_durable_nothing_counts(tmp_path: Path, more: int) -> None:
+    """A whole segment's fsync runs beside the next one's bytes: when it fails, neither counts."""
+    spool = open_spool(tmp_path)
+    data = os.urandom(2 * S + more)
+    fill(spool, data[: S + 10])
+    partial = next(tmp_path.rglob("*.partial"))
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in Path("/proc/self/fd").iterdir():
+        if descriptor.is_symlink() and str(descriptor.readlink()) == str(partial):
+            os.dup2(null, int(descriptor.name), inheritable=False)  # takes every byte, and no fsync
+    os.close(null)
+    with pytest.raises(HostLacks):
+        fill(spool, data[S + 10 :], 4 * S + 10)
+    assert spool.received == spool.flushed == Position(1, Lsn(4 * S + 10))
+    assert (
+        spool.usage == S + 10 == sum(path.stat().st_size for path in (tmp_path / "7/wal").rglob("*") if path.is_file())
+    )
+    fill(spool, data[S + 10 :], 4 * S + 10)
+    again = open_spool(tmp_path)
+    assert again.received == spool.flushed == Position(1, Lsn(5 * S + more))
+    assert b"".join(again.read(held.segment, 0, held.end - held.segment.start) for held in again.held()) == data
+
+
+def test_whole_segments_become_durable_without_a_sync(tmp_path: Path) -> None:
+    """The bytes after a whole segment need not be synced for it to count."""
+    spool = open_spool(tmp_path)
+    for number in range(3, 6):
+        spool.append(Segment(1, number, S), Lsn(number * S), [memoryview(bytes(S))], acknowledged=Lsn(0))
+    spool.append(Segment(1, 6, S), Lsn(6 * S), [memoryview(b"x")], acknowledged=Lsn(0))
+    assert spool.wait_for(Position(1, Lsn(6 * S)), 10)
+    assert spool.flushed == Position(1, Lsn(6 * S))
+
+
 def test_the_same_bytes_again_change_nothing(tmp_path: Path) -> None:
     """Bytes that are here are compared, and what follows them is new."""
     data = os.urandom(5000)

@@ -27,18 +27,21 @@ _SCALE = 10
 
 
 def idle_row(base: Path, say: Callable[[str], None]) -> Row:
-    """One cluster that nobody writes to, two directory stores."""
-    with make_cluster(base) as cluster, site_of(base, cluster) as site:
-        site.run("init", "frk", "--sheet", str(site.base / "sheet"))
+    """Two clusters that nobody writes to, two directory stores each, one daemon."""
+    with make_cluster(base) as frk, make_cluster(base) as fed, site_of(base, frk) as site:
+        other = site.neighbour(fed, "fed")
+        for one in (site, other):
+            one.run("init", one.name, "--sheet", str(site.base / f"sheet-{one.name}"))
         site.start_daemon()
-        site.shipped(cluster.lsn())
+        for one in (site, other):
+            one.shipped(one.cluster.lsn())
         time.sleep(3)
         assert site.daemon is not None
         before = cpu_of(site.daemon.pid)
         time.sleep(_IDLE_SECONDS)
         percent = (cpu_of(site.daemon.pid) - before) / _IDLE_SECONDS * 100
     say(f"idle: {percent:.2f} % of a core")
-    return alone("idle daemon, one cluster, two directory stores, % of a core", percent, target=1.0, runs=1)
+    return alone("idle daemon, two clusters with two directory stores, % of a core", percent, target=1.0, runs=1)
 
 
 class Loss:

@@ -13,12 +13,13 @@ import time
 from typing import Any
 
 from catchup import CatchUp
+from cost import Cost
 from loss import Loss, idle_row
 from measure import Row, machine
 
 from tests.clusters import cluster_base
 
-_WORKS = ("catchup", "loss", "idle")
+_WORKS = ("catchup", "cost", "loss", "idle")
 
 
 def say(text: str) -> None:
@@ -37,6 +38,8 @@ def stream(options: argparse.Namespace) -> list[Row]:
                 rows += catch_up.rows(options.pairs)
             finally:
                 catch_up.cluster.destroy()
+        if "cost" in only:
+            rows += Cost(base, say).rows(options.pairs)
         if "loss" in only:
             rows += Loss(base, options.seed, say).rows(options.runs)
         if "idle" in only:
@@ -59,9 +62,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     works = parser.add_subparsers(dest="work", required=True)
     command = works.add_parser("stream", help="the stream beside pg_receivewal, zstd and pgBackRest")
-    command.add_argument("--megabytes", type=int, default=1000, help="WAL to catch up (default 1000)")
-    command.add_argument("--pairs", type=int, default=3, help="paired runs of the catch-up (default 3)")
-    command.add_argument("--runs", type=int, default=5, help="how often primary and daemon vanish (default 5)")
+    command.add_argument("--megabytes", type=int, default=2000, help="WAL to catch up (default 2000)")
+    command.add_argument("--pairs", type=int, default=3, help="paired runs (default 3)")
+    command.add_argument("--runs", type=int, default=20, help="how often primary and daemon vanish (default 20)")
     command.add_argument("--seed", type=int, default=1, help="the same seed draws the same moments (default 1)")
     command.add_argument("--only", action="append", choices=_WORKS, help="only these (may be repeated)")
     command.add_argument("--json", action="store_true", help="one object on standard output")
