@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.errors import KeysError, NotFound
 from replicator.policy import DaemonPolicy, Policy, resolve_secret
 from replicator.tolerance import Clock, SystemClock
 
 if TYPE_CHECKING:
+    from replicator.core.lsn import Lsn
     from replicator.postgres.binaries import Binaries
     from replicator.postgres.connection import ReplicationConnection
+    from replicator.postgres.hosts import Hosts
     from replicator.postgres.query import SqlConnection
+    from replicator.replicas.job import ReplicaJob
+    from replicator.replicas.watch import ReplicaWatch
     from replicator.repository.repository import Repository, Secrets
     from replicator.seal.header import Compression
     from replicator.seal.signature import SigningKey
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from replicator.store import ResilientStore, Store, StoreStatistics
     from replicator.stream import ClusterStream
     from replicator.upkeep.state import HostState
+    from replicator.verify.model import VerifyJob
 
 
 def no_step(_: str) -> None:
@@ -87,15 +92,15 @@ class Cluster:
     @cached_property
     def base_stores(self) -> Mapping[str, ResilientStore]:
         """Every store of the policy at its root, with retries, breaker and bulkhead. Resolves their keys."""
+        from replicator.repository.layout import locked
         from replicator.store import open_store
 
+        def kept(name: str) -> bool:
+            return locked(name.partition("/")[2])
+
         tolerance = self.policy.tolerance
-        return {
-            store.name: open_store(
-                store, tolerance, resolve_secret, clock=self.clock, stop=self.interrupt, budget_s=self.budget_s
-            )
-            for store in self.policy.stores
-        }
+        build = partial(open_store, clock=self.clock, stop=self.interrupt, budget_s=self.budget_s, locked=kept)
+        return {store.name: build(store, tolerance, resolve_secret) for store in self.policy.stores}
 
     def prepare_stores(self) -> None:
         """Make every store usable for the first time (`init`). Raises StoreUnavailable and its kinds."""
@@ -206,6 +211,15 @@ class Cluster:
             )
         self.pin_root(key_text(SIGNING, keyring.root))
 
+    @cached_property
+    def hosts(self) -> Hosts:
+        """Which of the source's hosts is asked first. Raises UsageError, HostLacks."""
+        from replicator.postgres.conninfo import targets_of
+        from replicator.postgres.hosts import Hosts
+
+        targets = targets_of(self.policy.source.conninfo, None, application_name=self.policy.source.slot)
+        return Hosts([target.label for target in targets], self.state if len(targets) > 1 else None)
+
     def replication_connection(self) -> ReplicationConnection:
         """A new replication connection to the primary. Raises SourceUnavailable and its kinds."""
         from replicator.postgres.connection import ReplicationConnection
@@ -217,6 +231,7 @@ class Cluster:
             application_name=self.policy.source.slot,
             connect_timeout=tolerance.connect_timeout,
             request_timeout=tolerance.request_timeout,
+            first=self.hosts.first,
             stop=self.interrupt,
         )
 
@@ -230,6 +245,7 @@ class Cluster:
             self.password(),
             connect_timeout=tolerance.connect_timeout,
             statement_timeout=tolerance.request_timeout,
+            first=self.hosts.first,
             stop=self.interrupt,
         )
 
@@ -237,8 +253,10 @@ class Cluster:
         """Whether `init` made this policy's slot (or was to make it), so that a lost one may be made again."""
         return self.state.made_slot(self.policy.source.slot)
 
-    def stream(self, repository: Repository) -> ClusterStream:
-        """The cluster's stream over an opened repository that may be written. Raises HostLacks."""
+    def stream(self, repository: Repository, *, system_id: int | None = None) -> ClusterStream:
+        """The cluster's stream over an opened repository that may be written. `system_id`: the source's, where it is
+        known; else the spool and the source say. Raises HostLacks.
+        """
         from replicator.stream import ClusterStream, StreamSettings
 
         stream = self.policy.stream
@@ -250,6 +268,10 @@ class Cluster:
             piece_size=stream.piece_size,
             compression=self._compression,
             level=self.policy.compression.level,
+            request_timeout=self.policy.tolerance.request_timeout,
+            protect=stream.protect,
+            slot_limit=stream.slot_limit,
+            pg_wal=data / "pg_wal" if (data := self.policy.source.data_directory) is not None else None,
         )
         return ClusterStream(
             repository,
@@ -258,6 +280,8 @@ class Cluster:
             connect=self.replication_connection,
             clock=self.clock,
             sql=self.sql,
+            system_id=system_id,
+            hosts=self.hosts,
             may_create_slot=self.may_create_slot,
             store_statistics={name: store.statistics for name, store in self.base_stores.items()},
             steps=self.steps,
@@ -285,6 +309,83 @@ class Cluster:
             store_deadline_s=max(180.0, patience),
             wal_deadline_s=max(60.0, patience),
             steps=self.steps,
+        )
+
+    def replica_sql(self, name: str) -> SqlConnection:
+        """A new SQL session on a replica of the policy. Raises NotFound, SourceUnavailable and its kinds."""
+        from replicator.postgres.conninfo import beside
+        from replicator.postgres.query import SqlConnection
+
+        replica = next((found for found in self.policy.replicas if found.name == name), None)
+        if replica is None:
+            raise NotFound(f"{self.name} has no replica {name!r}")
+        tolerance = self.policy.tolerance
+        return SqlConnection(
+            beside(self.policy.source.conninfo, replica.host or "127.0.0.1", replica.port),
+            self.password(),
+            connect_timeout=tolerance.connect_timeout,
+            statement_timeout=tolerance.request_timeout,
+            stop=self.interrupt,
+        )
+
+    def replica_job(self, name: str, **given: Any) -> ReplicaJob:
+        """What `replica create` and `remove` work on; `given` are members of ReplicaJob. Raises NotFound."""
+        from replicator.replicas.job import ReplicaJob, find_replica
+        from replicator.restore.access import StoreAccess
+
+        policy = self.policy
+        return ReplicaJob(
+            cluster=self.name,
+            policy=find_replica(self.name, policy.replicas, name),
+            conninfo=policy.source.conninfo,
+            password=self.password,
+            connect=self.replication_connection,
+            sql=self.sql,
+            repository=partial(self.repository, cached=False),
+            access=lambda: {one.name: StoreAccess.resolved(one, policy.tolerance) for one in policy.stores},
+            binaries=self.binaries,
+            record=self.state_directory / "replicas" / f"{name}.json",
+            clock=self.clock,
+            stop=self.interrupt,
+            **given,
+        )
+
+    def replica_watch(self) -> ReplicaWatch:
+        """Asks the policy's replicas how they are."""
+        from replicator.replicas.watch import ReplicaWatch
+
+        return ReplicaWatch(self.policy.replicas, self.replica_sql, self.clock)
+
+    def verify_job(
+        self,
+        *,
+        store: str | None = None,
+        repair: bool = False,
+        owner: str | None = None,
+        seed: int | None = None,
+        stream_position: Callable[[], tuple[int, Lsn] | None] | None = None,
+    ) -> VerifyJob:
+        """What `verify` works on: all stores, of which `store` or all are looked at. Raises as `repository` does."""
+        from replicator.restore.access import StoreAccess
+        from replicator.verify.model import VerifyJob
+
+        policy = self.policy
+        repository = self.repository(cached=False)
+        return VerifyJob(
+            repository=repository,
+            chosen=(repository.store(store).name,) if store is not None else tuple(repository.stores),
+            policy=policy,
+            clock=self.clock,
+            state_directory=self.state_directory,
+            access=lambda: {one.name: StoreAccess.resolved(one, policy.tolerance) for one in policy.stores},
+            binaries=self.binaries,
+            sql=self.sql,
+            replica_sql=self.replica_sql,
+            stream_position=stream_position,
+            repair=repair,
+            owner=owner,
+            seed=seed,
+            stop=self.interrupt,
         )
 
     @property

@@ -17,9 +17,11 @@ from replicator.core.lsn import Lsn
 from replicator.core.windows import Gap
 from replicator.daemon import events
 from replicator.daemon.log import get_logger
+from replicator.daemon.mirroring import MirrorKeeper
 from replicator.daemon.narrator import Narrator
 from replicator.daemon.snapshots import SnapshotKeeper
 from replicator.daemon.supervisor import Supervisor
+from replicator.daemon.verification import VerificationKeeper
 from replicator.daemon.views import Views
 from replicator.errors import Conflict, HostLacks
 from replicator.policy import Schedule
@@ -34,10 +36,24 @@ _TICK_S = 0.5
 
 
 class ClusterNode:
-    """A cluster and its workers. `command` is the child that takes a snapshot."""
+    """A cluster and its workers. `command` is the child that takes a snapshot, `verify` the one that verifies, `mirror`
+    the one that mirrors.
+    `system_id`: the cluster that the source is now known to be; None: the spool and the source say.
+    """
 
-    def __init__(self, cluster: Cluster, supervisor: Supervisor, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        supervisor: Supervisor,
+        command: Sequence[str],
+        *,
+        system_id: int | None = None,
+        verify: Sequence[str] = (),
+        mirror: Sequence[str] = (),
+    ) -> None:
         self.cluster = cluster
+        self._system_id = system_id
+        self._first_asked = False
         self.name = cluster.name
         self._clock = cluster.clock
         self._supervisor = supervisor
@@ -48,10 +64,29 @@ class ClusterNode:
         self._lock = Lock()
         self._stream: ClusterStream | None = None
         self._views: Views | None = None
+        self._replicas = cluster.replica_watch()
         schedule = cluster.policy.snapshot.schedule
         self.schedule = Schedule.parse(schedule) if schedule is not None else None
         self.snapshots = SnapshotKeeper(
             self.name, self.schedule, command, self._clock, self, self.views, self._refresh_views
+        )
+        proving = cluster.policy.verify.schedule if cluster.policy.verify is not None and verify else None
+        self.verification = VerificationKeeper(
+            self.name,
+            Schedule.parse(proving) if proving is not None else None,
+            verify,
+            self._clock,
+            self.views,
+            self._refresh_views,
+        )
+        self.mirroring = MirrorKeeper(
+            self.name,
+            mirror if len(cluster.policy.stores) > 1 else (),
+            self._clock,
+            lambda: {name: store.breaker for name, store in cluster.store_statistics().items()},
+            self.views,
+            lambda: self.snapshots.task() is not None,
+            self._refresh_views,
         )
 
     def lock(self) -> None:
@@ -75,14 +110,22 @@ class ClusterNode:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
+    def inherit(self, former: ClusterNode) -> None:
+        """Take over the lock of a node that has ended, and the snapshot that it still owed."""
+        self._lock_fd, former._lock_fd = former._lock_fd, -1
+        if (owed := former.snapshots.owed()) is not None:
+            self.snapshots.request(owed)
+
     def start(self) -> None:
-        """Start the worker that opens the cluster and then starts the others."""
+        """Start the worker that opens the cluster and then starts the others, and those that ask its replicas."""
         self._workers.start("open", self._open)
+        for replica in self._replicas.replicas:
+            self._workers.start(f"replica {replica.name}", partial(self._replicas.run, replica))
 
     def _open(self, _stop: Event) -> None:
         # Without passphrase or identity: the daemon seals and lists, and never needs to open.
         repository = self.cluster.repository(secrets=False, write=True)
-        stream = self.cluster.stream(repository)
+        stream = self.cluster.stream(repository, system_id=self._system_id)
         with self._lock:
             self._stream = stream
             self._views = views = Views(repository, self._clock)
@@ -96,11 +139,24 @@ class ClusterNode:
             self._workers.start(f"catalog {name}", partial(views.read, name))
         self._workers.start("narrator", partial(self._narrate, stream))
         self._tasks.start("snapshots", self.snapshots.run)
+        self._tasks.start("verification", self.verification.run)
+        self._tasks.start("mirroring", self.mirroring.run)
 
     def _narrate(self, stream: ClusterStream, stop: Event) -> None:
         narrator = Narrator(self._log)
         while not self._clock.wait(stop, _TICK_S):
-            narrator.tell(stream.statistics())
+            now = stream.statistics()
+            narrator.tell(now)
+            self._first_of(now)
+
+    def _first_of(self, now: StreamStatistics) -> None:
+        """A cluster that took another's place has no snapshot yet, and nothing of it can be restored: take one now."""
+        if self._first_asked or now.state != STREAMING:
+            return
+        taken = [snapshot.system_id for view in self.views().values() for snapshot in view.snapshots]
+        if taken and now.system_id not in taken:
+            self._first_asked = True
+            self.snapshots.request("system")
 
     def _refresh_views(self) -> None:
         if self._views is not None:
@@ -115,10 +171,23 @@ class ClusterNode:
         """Ask that what the stores hold be read again; what is returned waits for it."""
         return self._views.freshen() if self._views is not None else lambda _deadline: None
 
+    @property
+    def successor(self) -> int | None:
+        """The system id that the stream must begin anew with; None: it follows the right one."""
+        stream = self._stream
+        return stream.successor if stream is not None else None
+
     def streaming(self) -> bool:
         """Whether WAL arrives now."""
         statistics = self._statistics()
         return statistics is not None and statistics.state == STREAMING
+
+    def strained(self) -> bool:
+        """Whether the slot is in danger, or the spool is full."""
+        statistics = self._statistics()
+        if statistics is None:
+            return False
+        return statistics.back_pressure or (statistics.outlook is not None and statistics.outlook.strained)
 
     def gaps(self) -> frozenset[Gap]:
         """Gaps that the stream met since it started."""
@@ -148,7 +217,8 @@ class ClusterNode:
     def status(self) -> ClusterStatus:
         """How it stands."""
         stores = self.cluster.store_statistics() if self._stream is not None else {}
-        task, problem = self.snapshots.task(), self.snapshots.problem()
+        tasks = (self.snapshots.task(), self.verification.task(), self.mirroring.task())
+        problems = (self.snapshots.problem(), self.mirroring.problem())
         failures = tuple(
             Failure(f"{self.name}, {state.name}", state.error)
             for state in (*self._workers.states(), *self._tasks.states())
@@ -162,9 +232,10 @@ class ClusterNode:
                 stream=self._statistics(),
                 breakers={name: store.breaker.state.value for name, store in stores.items()},
                 retries={name: store.retry.retries for name, store in stores.items()},
-                tasks=(task,) if task is not None else (),
+                tasks=tuple(task for task in tasks if task is not None),
                 failures=failures,
-                task_problems=(problem,) if problem is not None else (),
+                replicas=self._replicas.latest(),
+                task_problems=(*(problem for problem in problems if problem), *self.verification.problems()),
             )
         )
 
@@ -175,7 +246,7 @@ class ClusterNode:
     def flush(self, deadline: Deadline, _stop: Event) -> None:
         """Ship what was received, as far as the deadline allows."""
         stream = self._stream
-        if stream is None:
+        if stream is None or self._workers.stop.is_set():
             return
         stream.flush(deadline)
         self._log.info(events.FLUSH_ENDED, only_in_spool_bytes=stream.statistics().only_in_spool_bytes)
@@ -185,3 +256,11 @@ class ClusterNode:
         self.cluster.interrupt.set()
         self._workers.stop.set()
         self._tasks.stop.set()
+
+    def join(self, deadline: Deadline) -> tuple[str, ...]:
+        """After `interrupt`: wait for its workers. The names of those that did not end; without any it is gone."""
+        late = (*self._workers.join(deadline), *self._tasks.join(deadline))
+        if not late:
+            for group in (self._workers, self._tasks):
+                self._supervisor.forget(group)
+        return late

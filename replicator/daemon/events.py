@@ -16,6 +16,8 @@ WORKER_STOPPED: Final = "worker_stopped"
 WORKER_RECOVERED: Final = "worker_recovered"
 SCHEDULE_SET: Final = "schedule_set"
 SNAPSHOT_REQUESTED: Final = "snapshot_requested"
+VERIFICATION_REQUESTED: Final = "verification_requested"
+MIRROR_REQUESTED: Final = "mirror_requested"
 TASK_STARTED: Final = "task_started"
 TASK_ENDED: Final = "task_ended"
 TASK_FAILED: Final = "task_failed"
@@ -25,6 +27,11 @@ STREAM_STATE: Final = "stream_state"
 STORE_STATE: Final = "store_state"
 PROBLEM: Final = "problem"
 PROBLEM_ENDED: Final = "problem_ended"
+POLICIES_RELOADED: Final = "policies_reloaded"
+RELOAD_REFUSED: Final = "reload_refused"
+RESTART_NEEDED: Final = "restart_needed"
+CLUSTER_ENDED: Final = "cluster_ended"
+SYSTEM_CHANGED: Final = "system_changed"
 
 #: Event → (fields beside timestamp, level and cluster; meaning).
 TABLE: Final = {
@@ -39,7 +46,9 @@ TABLE: Final = {
     WORKER_STOPPED: ("worker, error, hint", "a worker failed in a way that no retry mends; its cluster is red"),
     WORKER_RECOVERED: ("worker", "a worker that had failed runs well again"),
     SCHEDULE_SET: ("schedule, next", "when the next snapshot is due"),
-    SNAPSHOT_REQUESTED: ("reason", "a snapshot is to be taken: schedule, missed, first, gap or retry"),
+    VERIFICATION_REQUESTED: ("reason", "the repository is to be verified: schedule, missed or retry"),
+    MIRROR_REQUESTED: ("reason", "the stores are to be mirrored: a store is back, or lacking snapshots, or retry"),
+    SNAPSHOT_REQUESTED: ("reason", "a snapshot is to be taken: schedule, missed, first, gap, system or retry"),
     TASK_STARTED: ("kind, pid", "a child process began"),
     TASK_ENDED: ("kind, elapsed_s, result", "a child process did its work"),
     TASK_FAILED: ("kind, exit_code, error, hint, stderr", "a child process failed; the stream goes on"),
@@ -49,6 +58,11 @@ TABLE: Final = {
     STORE_STATE: ("store, state", "a store's state changed: `ok`, or a word that says why it does not take"),
     PROBLEM: ("text, hint", "something is wrong about the stream; said once until it ended"),
     PROBLEM_ENDED: ("text", "it is well again"),
+    POLICIES_RELOADED: ("added, changed, removed", "SIGHUP: the policies were read and taken over; others go on"),
+    RELOAD_REFUSED: ("error, problems, hint", "SIGHUP: something is wrong with the policies; all runs as before"),
+    RESTART_NEEDED: ("key", "SIGHUP: this key of daemon.toml differs and counts from the daemon's next start"),
+    CLUSTER_ENDED: ("", "SIGHUP: the cluster has no policy any more; its stream has ended in an orderly way"),
+    SYSTEM_CHANGED: ("system_id", "the source is another cluster, which was accepted; the stream begins anew with it"),
 }
 
 

@@ -8,9 +8,11 @@ trigger.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -31,7 +33,7 @@ class PolicyTrigger(BaseTrigger):  # type: ignore[misc]  # the library is untype
 class Scheduler:
     """Calls what is added when it is due. `kinds` have an executor each, so that none starves another."""
 
-    def __init__(self, kinds: tuple[str, ...] = ("snapshot",)) -> None:
+    def __init__(self, kinds: tuple[str, ...] = ("snapshot", "verify")) -> None:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(1)} | {kind: ThreadPoolExecutor(1) for kind in kinds},
@@ -44,6 +46,11 @@ class Scheduler:
         self._scheduler.add_job(
             enqueue, PolicyTrigger(schedule), id=f"{kind}/{cluster}", executor=kind, replace_existing=True
         )
+
+    def remove(self, kind: str, cluster: str) -> None:
+        """Forget what was added; harmless when nothing was."""
+        with suppress(JobLookupError):
+            self._scheduler.remove_job(f"{kind}/{cluster}")
 
     def start(self) -> None:
         """Begin."""

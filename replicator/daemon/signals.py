@@ -1,6 +1,7 @@
 """Signals: handlers that only set flags, and the wait that a signal, or another thread, ends.
 
-SIGTERM and SIGINT ask for an orderly end; a second one cuts it short. Also tells systemd how we are.
+SIGTERM and SIGINT ask for an orderly end; a second one cuts it short. SIGHUP asks that the policies be read again.
+Also tells systemd how we are.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ _ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """As a context manager in the main thread: counts the signals that ask for an end, and wakes `wait`."""
+    """As a context manager in the main thread: counts the signals that ask for an end, remembers that one asked for a
+    reload, and wakes `wait`.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
         self.last = ""
+        self._reload = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
@@ -28,7 +32,7 @@ class Signals:
         self._former_fd = -1
 
     def __enter__(self) -> Self:
-        self._former = {number: signal.signal(number, self._handle) for number in _ASKING}
+        self._former = {number: signal.signal(number, self._handle) for number in (*_ASKING, signal.SIGHUP)}
         self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
@@ -40,8 +44,16 @@ class Signals:
         os.close(self._write)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload = True
+            return
         self.asked += 1
         self.last = signal.Signals(number).name
+
+    def take_reload(self) -> bool:
+        """Whether a reload was asked for since the last call; several count as one."""
+        asked, self._reload = self._reload, False
+        return asked
 
     def wake(self) -> None:
         """End the present or next `wait`; any thread may call it."""

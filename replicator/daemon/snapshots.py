@@ -38,6 +38,10 @@ class Stream(Protocol):
         """Whether WAL arrives now: a snapshot would fail at once without."""
         ...
 
+    def strained(self) -> bool:
+        """Whether the slot is in danger, or no store takes: a snapshot would only be one more load."""
+        ...
+
     def gaps(self) -> frozenset[Gap]:
         """Gaps that the stream itself met since it started."""
         ...
@@ -63,6 +67,7 @@ class SnapshotKeeper:
         self._log = get_logger(__name__).bind(cluster=self.cluster)
         self._lock = Lock()
         self._wanted: str | None = None
+        self._taking: str | None = None
         self._task: Task | None = None
         self._failures = 0
         self._not_before = self.clock.monotonic()
@@ -83,6 +88,10 @@ class SnapshotKeeper:
             self._wanted = reason
         self._log.info(events.SNAPSHOT_REQUESTED, reason=reason)
 
+    def owed(self) -> str | None:
+        """Why a snapshot is still to be taken: asked for, or cut short by a stop; None when none is."""
+        return self._wanted or self._taking
+
     def task(self) -> TaskStatus | None:
         """The child at work, if one is."""
         task = self._task
@@ -96,8 +105,11 @@ class SnapshotKeeper:
         """The worker."""
         while not self.clock.wait(stop, _TICK_S):
             self._look()
-            if self._wanted is not None and self.clock.monotonic() >= self._not_before and self.stream.streaming():
+            if self._wanted is not None and self.clock.monotonic() >= self._not_before and self._may_start():
                 self._take(stop)
+
+    def _may_start(self) -> bool:
+        return self.stream.streaming() and not self.stream.strained()
 
     def _look(self) -> None:
         """Ask for a snapshot where one is due."""
@@ -136,6 +148,7 @@ class SnapshotKeeper:
     def _take(self, stop: Event) -> None:
         with self._lock:
             reason, self._wanted = self._wanted, None
+            self._taking = reason
         met, held = self.stream.gaps(), _places(open_gaps(self.views().values()))
         self._task = Task(KIND, self.command, self.clock, self._facts, self._started)
         try:
@@ -165,6 +178,7 @@ class SnapshotKeeper:
         if end.stopped:
             self._log.info(events.TASK_STOPPED, kind=KIND, exit_code=end.exit_code)
             return
+        self._taking = None
         error = end.error or {}
         if end.exit_code == 0:
             self._log.info(events.TASK_ENDED, kind=KIND, elapsed_s=round(end.elapsed_s, 1), result=end.result)
@@ -203,6 +217,8 @@ def problem_of(end: TaskEnd) -> Problem | None:
         first = findings[0]
         return Problem(str(first.get("code", "")), str(first.get("text", "")), str(first.get("hint") or ""))
     how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
+    if end.silent:
+        how = "no word for too long"
     return Problem("task_failed", f"the last snapshot ended with {how}", "See the daemon's log for its last lines.")
 
 

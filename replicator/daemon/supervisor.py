@@ -17,6 +17,7 @@ from threading import Event, Lock, Thread
 from replicator.daemon import events
 from replicator.daemon.log import get_logger
 from replicator.errors import (
+    ForeignSource,
     HostLacks,
     Interrupted,
     KeysError,
@@ -46,7 +47,8 @@ class Phase(StrEnum):
 
 class Action(StrEnum):
     """What follows a failure. RESTART: soon, with back-off. PATIENT: nothing here can mend it, an operator may (start
-    the server, run `init`, free the disk), so look again every quarter of a minute. STOP: a retry could only do harm.
+    the server, correct its address, run `init`, free the disk), so look again every quarter of a minute. STOP: a retry
+    could only do harm.
     """
 
     RESTART = "restart"
@@ -60,7 +62,7 @@ def action_for(error: ReplicatorError) -> Action:
         return Action.RESTART
     if isinstance(error, UntrustedRepository):
         return Action.STOP
-    if isinstance(error, SourceUnavailable | StoreUnavailable | HostLacks | KeysError | NotFound):
+    if isinstance(error, SourceUnavailable | ForeignSource | StoreUnavailable | HostLacks | KeysError | NotFound):
         return Action.PATIENT
     return Action.STOP
 
@@ -95,6 +97,11 @@ class Supervisor:
         with self._lock:
             self._groups.append(group)
         return group
+
+    def forget(self, group: Group) -> None:
+        """A group whose workers have all ended is no longer asked."""
+        with self._lock:
+            self._groups = [known for known in self._groups if known is not group]
 
     def states(self) -> tuple[WorkerState, ...]:
         """Every worker. The daemon's loop asks regularly: that is how a recovery gets said."""

@@ -25,6 +25,8 @@ from replicator.tolerance import Clock, Deadline
 
 #: From SIGTERM to SIGKILL.
 GRACE_S = 10.0
+#: A child that says nothing for so long hangs. Longer than a spread checkpoint lets a base backup wait.
+SILENCE_S = 7200.0
 _TICK_S = 0.2
 _READ = 65536
 _LONGEST_LINE = 1 << 20
@@ -34,7 +36,7 @@ _TAIL_LINES = 20
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
     """How a child ended. `exit_code` below 0 is a signal. `error` is the child's own, as in `--json`; `stderr` the last
-    lines. `stopped`: we ended it because we end.
+    lines. `stopped`: we ended it because we end. `silent`: we ended it because it said nothing any more.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class TaskEnd:
     error: dict[str, Any] | None = None
     stderr: tuple[str, ...] = ()
     stopped: bool = False
+    silent: bool = False
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Task:
     facts: Callable[[dict[str, Any]], None]
     started: Callable[[int], None] = lambda _: None
     grace_s: float = GRACE_S
+    silence_s: float = SILENCE_S
     _lock: Lock = field(default_factory=Lock)
     _status: TaskStatus | None = None
 
@@ -65,13 +69,15 @@ class Task:
             return self._status
 
     def run(self, stop: Event) -> TaskEnd:
-        """Run the child to its end, or end it when `stop` is set. Raises HostLacks when it can't be started."""
+        """Run the child to its end, or end it when `stop` is set or it hangs. Raises HostLacks when it can't be
+        started.
+        """
         began = self.clock.monotonic()
         process = _start(self.command)
         self._show(TaskStatus(self.kind, self.clock.now()))
         try:
             self.started(process.pid)
-            heard, stopped = self._listen(process, stop)
+            heard, ended = self._listen(process, stop)
         finally:
             self._show(None)
             _end(process)
@@ -82,20 +88,22 @@ class Task:
             heard.result,
             heard.error,
             heard.stderr.last(),
-            stopped,
+            stopped=ended and stop.is_set(),
+            silent=ended and not stop.is_set(),
         )
 
     def _listen(self, process: subprocess.Popen[bytes], stop: Event) -> tuple[_Heard, bool]:
-        """Read both pipes until both are closed; what a child leaves unread never blocks it."""
+        """Read both pipes until both are closed: what a child leaves unread never blocks it. True: we ended it."""
         assert process.stdout is not None
         assert process.stderr is not None
         heard = _Heard(self._progress)
         ending: Deadline | None = None
+        silence = Deadline(self.clock, self.silence_s)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ, heard.stdout)
             selector.register(process.stderr, selectors.EVENT_READ, heard.stderr)
             while selector.get_map():
-                if stop.is_set() and ending is None:
+                if ending is None and (stop.is_set() or silence.over):
                     process.terminate()
                     ending = Deadline(self.clock, self.grace_s)
                 if ending is not None and ending.over:
@@ -103,6 +111,7 @@ class Task:
                 ready = selector.select(_TICK_S)
                 if not ready and process.poll() is not None:
                     break  # it has ended; what still holds the pipes is not ours to wait for
+                silence = Deadline(self.clock, self.silence_s) if ready else silence
                 for key, _ in ready:
                     data = os.read(key.fd, _READ)
                     key.data.feed(data)

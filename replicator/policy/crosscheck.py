@@ -19,7 +19,7 @@ _ONLY_S3 = ("endpoint", "region", "access_key", "secret_key", "ca", "object_lock
 
 def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
     """The problems of one policy's raw TOML that no single key has."""
-    return [*_encryption(_table(data, "encryption")), *_stores(data), *_replicas(data)]
+    return [*_encryption(_table(data, "encryption")), *_stores(data), *_replicas(data), *_probes(data)]
 
 
 def _encryption(encryption: Mapping[str, Any] | None) -> Iterable[Problem]:
@@ -46,6 +46,13 @@ def _stores(data: Mapping[str, Any]) -> Iterable[Problem]:
         for one, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
             if one in store and other not in store:
                 yield Problem((*place, one), f"needs {other} beside it")
+
+
+def _probes(data: Mapping[str, Any]) -> Iterable[Problem]:
+    for index, probe in _tables(_table(data, "verify") or {}, "probe"):
+        given = [key for key in ("equals", "at_least", "newer_than") if key in probe]
+        if len(given) > 1:
+            yield Problem(("verify", "probe", index), f"{' and '.join(given)} are both given. Keep one of them")
 
 
 def _replicas(data: Mapping[str, Any]) -> Iterable[Problem]:

@@ -24,7 +24,7 @@ _LATER = "Not run by this version:"
 
 def explain(policy: Policy) -> list[str]:
     """The policy of one cluster, sentence by sentence."""
-    parts = (_source, _stream, _stores, _encryption, _snapshot, _tolerance, _later_stream, _later_upkeep)
+    parts = (_source, _stream, _stores, _encryption, _snapshot, _replicas, _tolerance, _later_stream, _later_upkeep)
     return [sentence for part in parts for sentence in part(policy)]
 
 
@@ -68,10 +68,25 @@ def _stream(policy: Policy) -> Iterator[str]:
         f"The spool {stream.spool} keeps what a store still misses; at {format_size(stream.spool_limit)} it lets go of"
         " what at least one store has, and then makes the primary's slot hold the rest."
     )
+    yield _governor(policy)
     yield (
         f"Stores are at most about {format_duration(stream.piece_interval)} behind: a piece is cut that long after its"
         f" first byte, or at {format_size(stream.piece_size)}. An idle cluster uploads nothing."
     )
+
+
+def _governor(policy: Policy) -> str:
+    stream = policy.stream
+    ends = ["its max_slot_wal_keep_size is reached"]
+    if stream.slot_limit is not None:
+        ends[0] += f" (without one: {format_size(stream.slot_limit)})"
+    if policy.source.data_directory:
+        ends.append("the disk of its pg_wal is full")
+    if stream.protect == "data":
+        does = 'nothing is given up: its disk may fill, or it removes the WAL (protect = "data")'
+    else:
+        does = "the slot is given up as a recorded gap, which a snapshot closes"
+    return f"Status warns long before the primary keeps too much WAL for us; just before {' or '.join(ends)}, {does}."
 
 
 def _stores(policy: Policy) -> Iterator[str]:
@@ -93,7 +108,13 @@ def _store(store: StorePolicy) -> str:
     prefix = f", below {store.prefix}/" if store.prefix else ""
     who = f"the keys from {store.access_key} and {store.secret_key}" if store.access_key else "the AWS environment"
     plain = " without TLS" if (store.endpoint or "").startswith("http://") else ""
-    return f"Store {store.name} is the S3 bucket {store.bucket}{prefix} {where}{plain}, with {who}."
+    text = f"Store {store.name} is the S3 bucket {store.bucket}{prefix} {where}{plain}, with {who}."
+    if store.object_lock is None:
+        return text
+    return (
+        f"{text} Each object but pieces and notes is locked there for {format_duration(store.object_lock)}, and again"
+        " when a new snapshot refers to it: nobody can delete it before."
+    )
 
 
 def _encryption(policy: Policy) -> Iterator[str]:
@@ -129,6 +150,17 @@ def _snapshot(policy: Policy) -> Iterator[str]:
     )
 
 
+def _replicas(policy: Policy) -> Iterator[str]:
+    for replica in policy.replicas:
+        if replica.kind == "physical" and replica.follow == "primary":
+            where = f"on {replica.host}" if replica.host else "on this host"
+            yield (
+                f"Replica {replica.name} is a standby {where}, port {replica.port}, in {replica.data_directory}, and"
+                " follows the primary; `replicator replica create` makes it, and status complains when it is more than"
+                f" {format_size(replica.max_lag)} behind."
+            )
+
+
 def _tolerance(policy: Policy) -> Iterator[str]:
     tolerance = policy.tolerance
     yield (
@@ -146,25 +178,16 @@ def _later_stream(policy: Policy) -> Iterator[str]:
         yield f"{_LATER} reading {source.data_directory} directly; snapshots come over the replication protocol."
     if snapshot.read_from != "primary":
         yield f"{_LATER} reading snapshots from {snapshot.read_from}; they come from the primary."
-    yield (
-        f"{_LATER} the slot governor (protect = {policy.stream.protect!r}); the slot holds WAL as long as the server"
-        " lets it."
-    )
     if policy.relay:
         yield f"{_LATER} the relay on {policy.relay.listen}."
     for replica in policy.replicas:
-        yield f"{_LATER} the {replica.kind} replica {replica.name}, following the {replica.follow}."
+        if replica.kind != "physical" or replica.follow != "primary":
+            yield f"{_LATER} the {replica.kind} replica {replica.name}, following the {replica.follow}."
 
 
 def _later_upkeep(policy: Policy) -> Iterator[str]:
     """The same for what is stored."""
     retention, verify = policy.retention, policy.verify
-    for store in policy.stores:
-        if store.object_lock is not None:
-            yield (
-                f"{_LATER} setting object locks of {format_duration(store.object_lock)} in {store.name}; the bucket's"
-                " own default still holds."
-            )
     if retention is None:
         yield "Nothing is ever pruned: there is no [retention]."
     else:

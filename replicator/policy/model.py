@@ -151,6 +151,11 @@ class StreamPolicy(Table):
     protect: Literal["primary", "data"] = Field(
         default="primary", description="what the slot governor gives up when it must choose"
     )
+    slot_limit: Annotated[int | None, or_off(values.size("1MB", "1024TB"))] = Field(
+        default="32GB",
+        validate_default=True,
+        description="the most WAL that the slot may keep on a primary without max_slot_wal_keep_size",
+    )
 
 
 class RelayPolicy(Table):
@@ -193,8 +198,22 @@ class ProbePolicy(Table):
     """A question that a drill asks the restored server."""
 
     database: Annotated[str, values.STRING] = Field(description="the database it is asked in")
-    sql: Annotated[str, values.STRING] = Field(description="a query whose first value is a number")
-    at_least: Annotated[int, values.integer(0, 10**15)] = Field(default=1, description="the least number that passes")
+    sql: Annotated[str, values.STRING] = Field(description="a query; its first value is judged, by one of these:")
+    at_least: Annotated[int | None, values.integer(0, 10**15)] = Field(
+        default=None, json_schema_extra=_derived("1 without the others"), description="the least number that passes"
+    )
+    equals: Annotated[int | str | None, values.VALUE] = Field(default=None, description="the only value that passes")
+    newer_than: Annotated[float | None, values.duration("1s", "36500d")] = Field(
+        default=None,
+        description="the value is a time with its zone, no further before the moment that was restored to",
+    )
+
+    @model_validator(mode="after")
+    def _judged(self) -> ProbePolicy:
+        """Without any other the least number is 1."""
+        if self.at_least is None and self.equals is None and self.newer_than is None:
+            object.__setattr__(self, "at_least", 1)
+        return self
 
 
 class VerifyPolicy(Table):
@@ -208,6 +227,9 @@ class VerifyPolicy(Table):
     )
     max_age: Annotated[float, values.duration("1m", "3650d")] = Field(
         default="8d", validate_default=True, description="a proof older than this is overdue"
+    )
+    hold_limit: Annotated[float, values.duration("1s", "1d")] = Field(
+        default="1h", validate_default=True, description="for this long a comparison may hold a replica's replay"
     )
     probes: tuple[ProbePolicy, ...] = Field(default=(), alias="probe", description="questions for a drill")
 

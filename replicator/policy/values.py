@@ -109,6 +109,12 @@ def _described(form: str, bounds: str) -> dict[str, Any]:
     return {"type": "string", "format": form, "x-range": bounds}
 
 
+def _value(value: Any) -> int | str:
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise UsageError(f"must be an integer or a string, not {type_name(value)}")
+
+
 def _absolute(value: Any) -> Path:
     path = Path(text(value))
     if not path.is_absolute():
@@ -137,6 +143,7 @@ def _secret_file(value: Any) -> Path:
 
 
 STRING = Written(text, {"type": "string"})
+VALUE = Written(_value, {"type": ["integer", "string"], "format": "integer or string"}, (int,))
 PATH = Written(_absolute, {"type": "string", "format": "absolute path"}, (Path,))
 NAME = matching(_NAME, "a name", "Begin with a small letter and use small letters, digits, '_' and '-'.")
 SLOT = matching(_SLOT, "a slot name", "Use at most 63 small letters, digits and '_', as PostgreSQL asks for.")

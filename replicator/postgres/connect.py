@@ -16,9 +16,9 @@ from psycopg.pq import ConnStatus, PollingStatus
 from psycopg.pq.abc import PGconn
 
 from replicator.errors import Interrupted, ReplicatorError, SourceRefused, SourceUnavailable
-from replicator.postgres import refusal
+from replicator.postgres import conversation, refusal
 from replicator.postgres.conninfo import Target
-from replicator.postgres.waiting import TICK, Wait, wait_socket
+from replicator.postgres.waiting import TICK, Wait, drive, wait_socket
 
 _UNREACHED = "Start the server, or correct host and port in conninfo; a firewall may also stand between."
 
@@ -64,13 +64,13 @@ def _connect(target: Target, connect_timeout: float, stop: Event | None) -> PGco
             raise refusal.error_for(target, pgconn, doing)
         if opening is Opening.UNREACHED:
             raise SourceUnavailable(f"{doing}: {refusal.words(pgconn)}", hint=_UNREACHED, sqlstate=None)
-        if target.wants_primary and not is_primary(pgconn):
+        pgconn.nonblocking = 1
+        if target.wants_primary and not _is_primary(pgconn, seconds, doing, stop):
             raise SourceUnavailable(
                 f"{doing}: the server is a standby, not the primary",
                 hint="Name the primary in conninfo, or all hosts of the cluster separated by commas.",
                 sqlstate=None,
             )
-        pgconn.nonblocking = 1
     except BaseException:
         pgconn.finish()
         raise
@@ -85,13 +85,14 @@ def _begin(target: Target, doing: str) -> PGconn:
         raise SourceUnavailable(f"{doing}: libpq does not accept the parameters", sqlstate=None) from None
 
 
-def is_primary(pgconn: PGconn) -> bool:
+def _is_primary(pgconn: PGconn, seconds: float, doing: str, stop: Event | None) -> bool:
     """Whether the server is out of recovery. Servers before 14 do not report it by themselves: they are asked."""
     reported = pgconn.parameter_status(b"in_hot_standby")
     if reported is not None:
         return reported == b"off"
-    result = pgconn.exec_(b"SHOW transaction_read_only")
-    return result.status == pq.ExecStatus.TUPLES_OK and result.get_value(0, 0) == b"off"
+    asking = conversation.command(pgconn, "SHOW transaction_read_only", doing=doing)
+    results = drive(asking, pgconn.socket, seconds, doing=doing, stop=stop)
+    return bool(results) and results[0].ntuples == 1 and results[0].get_value(0, 0) == b"off"
 
 
 def _poll(pgconn: PGconn, seconds: float, doing: str, stop: Event | None) -> Opening:

@@ -20,6 +20,7 @@ from replicator.postgres import conversation
 from replicator.postgres.connect import connect
 from replicator.postgres.conninfo import Target, targets_of
 from replicator.postgres.conversation import text
+from replicator.postgres.hosts import in_order
 from replicator.postgres.waiting import Conversation, T, drive
 
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}\Z")
@@ -74,15 +75,17 @@ class ReplicationConnection:
         connect_timeout: float,
         replication: str = "true",
         request_timeout: float = 30.0,
+        first: str | None = None,
         stop: Event | None = None,
     ) -> ReplicationConnection:
         """Connect to the first primary among conninfo's hosts (any server where conninfo sets target_session_attrs
-        otherwise). Seconds: `connect_timeout` per host, `request_timeout` per answer of a command.
+        otherwise); `first` is the label of the one to begin with. Seconds: `connect_timeout` per host,
+        `request_timeout` per answer of a command.
 
         Raises UsageError, SourceRefused, SourceUnavailable; Interrupted when `stop` is set.
         """
         targets = targets_of(conninfo, password, application_name=application_name, replication=replication)
-        pgconn, target = connect(targets, connect_timeout=connect_timeout, stop=stop)
+        pgconn, target = connect(in_order(targets, first), connect_timeout=connect_timeout, stop=stop)
         return cls(pgconn, target, request_timeout=request_timeout, stop=stop)
 
     def __enter__(self) -> ReplicationConnection:
@@ -178,10 +181,12 @@ class ReplicationConnection:
         check_slot_name(name)
         self.execute(f"CREATE_REPLICATION_SLOT {name} PHYSICAL RESERVE_WAL", doing=f"creating slot {name}")
 
-    def drop_slot(self, name: str) -> None:
-        """Drop the slot. Raises SlotBusy while a connection holds it, SourceRefused when there is none."""
+    def drop_slot(self, name: str, *, wait: bool = False) -> None:
+        """Drop the slot. Raises SlotBusy while a connection holds it (`wait`: it is waited for as long as for any
+        answer), SourceRefused when there is none.
+        """
         check_slot_name(name)
-        self.execute(f"DROP_REPLICATION_SLOT {name}", doing=f"dropping slot {name}")
+        self.execute(f"DROP_REPLICATION_SLOT {name}{' WAIT' if wait else ''}", doing=f"dropping slot {name}")
 
     def timeline_history(self, timeline: int) -> tuple[str, bytes]:
         """File name and content of a timeline's history. Raises NotFound when the server has none (timeline 1)."""

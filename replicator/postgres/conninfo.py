@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from replicator.errors import UsageError
 
@@ -55,6 +55,19 @@ def targets_of(
 def application_name_of(conninfo: str, fallback: str) -> str:
     """The name that the server will know us by. Raises UsageError when conninfo cannot be read."""
     return _parsed(conninfo).get("application_name") or fallback
+
+
+def keywords_of(conninfo: str) -> dict[str, str]:
+    """What conninfo says, by libpq's keywords. Raises UsageError when it cannot be read."""
+    return _parsed(conninfo)
+
+
+def beside(conninfo: str, host: str, port: int, *, database: str | None = None) -> str:
+    """The same user and settings towards another server, a standby too, or another database. Raises UsageError."""
+    given = {**_parsed(conninfo), **({"dbname": database} if database is not None else {})}
+    for key in ("hostaddr", "service", "target_session_attrs"):
+        given.pop(key, None)
+    return make_conninfo("", **{**given, "host": host, "port": str(port), "target_session_attrs": "any"})
 
 
 def _parsed(conninfo: str) -> dict[str, str]:

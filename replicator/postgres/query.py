@@ -19,6 +19,8 @@ from replicator.core.lsn import Lsn
 from replicator.errors import ReplicatorError, SourceUnavailable
 from replicator.postgres.connect import connect
 from replicator.postgres.conninfo import targets_of
+from replicator.postgres.hosts import in_order
+from replicator.postgres.patient import PatientConnection
 from replicator.postgres.sqlstate import error_of
 
 
@@ -44,7 +46,9 @@ class Privileges:
 
 
 class SqlConnection:
-    """One SQL session in autocommit. Close it, or use it in a with statement."""
+    """One SQL session in autocommit. Close it, or use it in a with statement. A server that falls silent is given up
+    `connect_timeout` seconds after it should have given up the statement itself, and the session with it.
+    """
 
     def __init__(
         self,
@@ -54,14 +58,16 @@ class SqlConnection:
         application_name: str = "replicator",
         connect_timeout: float = 5.0,
         statement_timeout: float = 30.0,
+        first: str | None = None,
         stop: Event | None = None,
     ) -> None:
         """Connect as `ReplicationConnection.connect` does; seconds. Raises SourceRefused, SourceUnavailable."""
         targets = targets_of(conninfo, password, application_name=application_name)
-        pgconn, target = connect(targets, connect_timeout=connect_timeout, stop=stop)
+        pgconn, target = connect(in_order(targets, first), connect_timeout=connect_timeout, stop=stop)
         self.host = target.label
         self.server_version: int = pgconn.server_version
-        self._connection: psycopg.Connection[tuple[Any, ...]] = psycopg.Connection(pgconn)
+        self._connection = PatientConnection(pgconn)
+        self._connection.patience, self._connection.stop = statement_timeout + connect_timeout, stop
         self._connection.autocommit = True
         self.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(statement_timeout * 1000)}ms",))
 
@@ -122,6 +128,27 @@ class SqlConnection:
             return None
         status, safe, active, restart = rows[0]
         return SlotHealth(status, safe, active, Lsn.parse(restart) if restart else None)
+
+    def in_place_tablespaces(self) -> list[str]:
+        """The names of tablespaces that lie inside the data directory (PostgreSQL 15 and later)."""
+        query = "SELECT spcname::text FROM pg_tablespace WHERE starts_with(pg_tablespace_location(oid), %s) ORDER BY 1"
+        return [name for (name,) in self.execute(query, ("pg_tblspc/",))]
+
+    def redo(self) -> Lsn:
+        """Where crash recovery would begin: the server needs its WAL from there on, whatever slots say."""
+        return Lsn.parse(self.execute("SELECT redo_lsn::text FROM pg_control_checkpoint()")[0][0])
+
+    def system_id(self) -> int:
+        """The cluster's system identifier."""
+        return int(self.execute("SELECT system_identifier FROM pg_control_system()")[0][0])
+
+    def drop_slot(self, name: str) -> None:
+        """Drop a slot. Raises SlotBusy while a connection holds it, SourceRefused when there is none."""
+        self.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+
+    def create_slot(self, name: str) -> None:
+        """Create a physical slot that keeps WAL from the last checkpoint on. Raises AlreadyExists."""
+        self.execute("SELECT pg_create_physical_replication_slot(%s, true)", (name,))
 
     def privileges(self) -> Privileges:
         """What the connected user may do."""

@@ -20,6 +20,8 @@ OBJECT_IN_USE = "55006"
 UNDEFINED_OBJECT = "42704"
 DUPLICATE_OBJECT = "42710"
 DATA_CORRUPTED = "XX001"
+#: The server starts up, shuts down or recovers.
+CANNOT_CONNECT_NOW = "57P03"
 
 _BY_CODE: dict[str, type[ReplicatorError]] = {
     OBJECT_IN_USE: SlotBusy,

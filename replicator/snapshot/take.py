@@ -24,6 +24,7 @@ from replicator.postgres.basebackup import BaseBackup, base_backup
 from replicator.postgres.connection import Identity, ReplicationConnection
 from replicator.repository.catalog import list_snapshots
 from replicator.repository.layout import manifest_name
+from replicator.repository.locks import extend_locks
 from replicator.repository.manifests import SnapshotFacts, write_manifest
 from replicator.repository.repository import check_store
 from replicator.snapshot.backup import BackupReader, Totals
@@ -31,6 +32,7 @@ from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label
 from replicator.snapshot.channels import Channels
 from replicator.snapshot.index import IndexWriter
 from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, SnapshotRow, TakeJob, TakeResult
+from replicator.snapshot.leftout import refuse_left_out
 from replicator.snapshot.packer import Packer, PackPlace
 from replicator.snapshot.parent import Parent, choose_parent, load_parent, missing_packs
 from replicator.snapshot.participants import Participants
@@ -119,6 +121,7 @@ class _Take:
                     f"slot {job.slot} {state}: no stream of {job.repository.cluster} is running",
                     hint=f"Start `replicator daemon {job.repository.cluster}`, then take the snapshot.",
                 )
+            refuse_left_out(sql)
             settings = sql.settings(SETTINGS)
             asked = job.clock.monotonic()
             self._server_epoch_us = to_microseconds(sql.clock()) - round(asked * 1e6)
@@ -234,7 +237,9 @@ class _Take:
         job.steps("wal")
 
     def _put_manifest(self, facts: SnapshotFacts, read: _Read, index: IndexWriter) -> tuple[str, ...]:
-        """The stores that now have the snapshot. Each is asked for every pack first, the parents' too."""
+        """The stores that now have the snapshot. Each is asked for every pack first, the parents' too, whose locks are
+        extended where it has some.
+        """
         job, packs, snapshot = self._job, read.totals.packs, facts.snapshot
         path = self._directory / f"manifest-{self._attempt:08x}.new"
         totals = {"added_bytes": read.added_bytes, "bytes": read.totals.bytes, "files": read.totals.files}
@@ -254,6 +259,7 @@ class _Take:
                         hint="Take a full snapshot with `--full`, or complete the store from another one.",
                         store=store_name,
                     )
+                extend_locks(store, self._keyring, snapshot.system_id, packs, new=(snapshot.label, self._attempt))
                 store.put(name, path)
 
             holders = self._participants.each(put, what="putting the manifest", to_the_end=True)

@@ -213,6 +213,16 @@ class Spool:
         self._advance(reached)
         return reached
 
+    def take_back(self, to: Position) -> None:
+        """Forget what was received after `to` in the newest segment: another server's, of which nobody was told."""
+        if self._received <= to:
+            return
+        segment = self._held[-1].segment
+        kept = max(segment.start, to.lsn) if to.timeline == segment.timeline else segment.start
+        self._cut_newest(kept if kept > segment.start else None)
+        self._flushed = min(self._flushed, self._received)
+        self._wal.take_back(segment, kept - segment.start)
+
     def _cut_unflushed(self) -> None:
         """Back to `flushed`: the segments after it go, the one that it lies in is cut there; one is always kept."""
         self._wal.abandon()
@@ -236,7 +246,7 @@ class Spool:
             self._raw_size -= newest.end - (newest.segment.start if kept is None else kept)
             if kept is not None:
                 self._held.append(HeldSegment(newest.segment, kept))
-            self._received = self._held[-1].position
+            self._received = self._held[-1].position if self._held else START
             self._ends[timeline] = newest.segment.start if kept is None else kept
 
     def read(self, segment: Segment, offset: int, length: int) -> bytes:

@@ -170,6 +170,15 @@ class WalFiles:
             for complete in (True, False):
                 self.path(segment, complete=complete).unlink(missing_ok=True)
 
+    def take_back(self, segment: Segment, size: int) -> None:
+        """Cut the file, or remove it where nothing of it is kept; what was open is let go of."""
+        self.abandon()
+        if size:
+            self.truncate(segment, size)
+            self.abandon()
+        else:
+            self.remove(segment)
+
     def close(self) -> None:
         """Let go of the open file; the next write opens it again."""
         if self._open is not None:

@@ -14,6 +14,7 @@ from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
 from replicator.errors import ReplicatorError
 from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.records import Record, RecordReader
 from replicator.repository.repository import Repository
 from replicator.status.windows import Times, gap_json, windows_json
 from replicator.tolerance import Clock
@@ -31,6 +32,7 @@ class StoreView:
     conflicts: tuple[str, ...] = ()
     end: Lsn | None = None
     error: ReplicatorError | None = None
+    records: tuple[Record, ...] = ()
 
 
 class CatalogReader:
@@ -41,6 +43,7 @@ class CatalogReader:
         self._store = repository.store(store)
         self._clock = clock
         self._times = Times(self._store, repository.keyring)
+        self._records = RecordReader(self._store, repository.keyring)
         self.view = StoreView(store)
 
     def refresh(self) -> StoreView:
@@ -68,10 +71,19 @@ class CatalogReader:
             read_at=now,
             snapshots=tuple(sorted(snapshot for catalog in catalogs for snapshot in catalog.snapshots)),
             windows=tuple(window for catalog in catalogs for window in windows_json(catalog, self._times)),
-            gaps=tuple(gap_json(gap) for catalog in catalogs for gap in catalog.gaps),
+            gaps=tuple(gap for catalog in catalogs for gap in _gaps_json(catalog, catalogs)),
             conflicts=tuple(name for catalog in catalogs for name in catalog.conflicts),
             end=max((end for catalog in catalogs if (end := coverage_end(catalog)) is not None), default=None),
+            records=self._records.newest((catalog.system_id for catalog in catalogs), tuple(self._repository.stores)),
         )
+
+
+def _gaps_json(catalog: StoreCatalog, catalogs: Iterable[StoreCatalog]) -> Iterable[dict[str, Any]]:
+    """Its gaps. Those of a former cluster are closed by the first snapshot of the one that took its place."""
+    newest = max((snapshot.label for snapshot in catalog.snapshots), default="")
+    followed = any(snapshot.label > newest for other in catalogs for snapshot in other.snapshots)
+    for gap in catalog.gaps:
+        yield gap_json(replace(gap, open=gap.open and not followed))
 
 
 def coverage_end(catalog: StoreCatalog) -> Lsn | None:

@@ -6,8 +6,9 @@ Owns which facts are problems.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from replicator.core.codes import code_of
 from replicator.errors import (
@@ -23,6 +24,7 @@ from replicator.errors import (
     VerificationFailed,
 )
 from replicator.policy import Policy, Schedule
+from replicator.replicas.health import Seen
 from replicator.status import model
 from replicator.status.catalogs import StoreView, labels, open_gaps
 from replicator.status.model import (
@@ -34,6 +36,9 @@ from replicator.status.model import (
     StreamStatus,
     TaskStatus,
 )
+from replicator.status.proofs import proof_problems, proofs
+from replicator.status.replicas import replica_problems, replicas
+from replicator.status.windows import gap_json
 from replicator.stream import StoreStreamStatistics, StreamStatistics
 
 STREAMING = "streaming"
@@ -66,6 +71,7 @@ class Known:
     failures: tuple[Failure, ...] = ()
     task_problems: tuple[Problem, ...] = ()
     daemon: bool = True
+    replicas: Mapping[str, Seen] = field(default_factory=dict)
 
 
 def cluster_status(known: Known) -> ClusterStatus:
@@ -90,9 +96,12 @@ def cluster_status(known: Known) -> ClusterStatus:
         stream=position,
         stores={store.name: _store(store.name, known) for store in known.policy.stores},
         snapshots=_snapshots(known),
+        proofs=proofs(known.policy, known.views, known.now),
+        replicas=replicas(known.policy, known.replicas, stream.server_lsn if stream is not None else None),
         tasks=known.tasks,
         problems=_problems(known),
         retries=dict(known.retries or {}),
+        slot_room=(stream.outlook.left, stream.outlook.seconds) if stream and stream.outlook else (None, None),
     )
 
 
@@ -147,7 +156,10 @@ def _snapshots(known: Known) -> SnapshotsStatus:
 
 def _problems(known: Known) -> tuple[Problem, ...]:
     """Each once, by code and text."""
-    found = [*_of_stream(known), *_of_stores(known), *known.task_problems]
+    found = [*_of_stream(known), *_of_stores(known), *proof_problems(known.policy, known.views, known.now)]
+    server_lsn = known.stream.server_lsn if known.stream is not None else None
+    found += replica_problems(known.policy, known.replicas, server_lsn)
+    found += known.task_problems
     for failure in known.failures:
         found.append(model.problem_of(failure.error, f"{failure.what}: "))
     return tuple({(problem.code, problem.text): problem for problem in found}.values())
@@ -171,6 +183,14 @@ def _of_stream(known: Known) -> Iterable[Problem]:
         yield Problem(model.NOT_STREAMING, f"{name} is not streaming: {stream.state}")
 
 
+def _unheard(known: Known) -> Iterable[dict[str, Any]]:
+    """Gaps that the stream met and no store has heard of: a store that is away must not keep one silent."""
+    heard = {(gap["timeline"], gap["start_lsn"]) for view in known.views.values() for gap in view.gaps}
+    for gap in known.stream.gaps if known.stream is not None else ():
+        if (gap.timeline, str(gap.start)) not in heard:
+            yield gap_json(gap)
+
+
 def _of_stores(known: Known) -> Iterable[Problem]:
     views = list(known.views.values())
     shipped = known.stream.stores if known.stream is not None else {}
@@ -185,7 +205,7 @@ def _of_stores(known: Known) -> Iterable[Problem]:
                 f"store {view.store} holds two contents of WAL segment {segment}",
                 "Find out which server wrote each; both are kept.",
             )
-    for gap in open_gaps(views):
+    for gap in [*open_gaps(views), *_unheard(known)]:
         yield Problem(
             model.OPEN_GAP,
             f"WAL of timeline {gap['timeline']} from {gap['start_lsn']} to {gap['stop_lsn']} is missing",
@@ -193,6 +213,14 @@ def _of_stores(known: Known) -> Iterable[Problem]:
         )
     read = [view for view in views if view.read_at is not None]
     hint = f"Take one with `replicator snapshot take {known.policy.cluster}`."
+    system_id = known.stream.system_id if known.stream is not None else None
+    if read and labels(read) and not any(_of(view, system_id) for view in read):
+        yield Problem(
+            model.NO_SNAPSHOT,
+            f"there is no snapshot yet of cluster {system_id}, which took another one's place",
+            "The daemon takes one; until then nothing of it can be restored, and the former cluster can.",
+        )
+        return
     if read and not labels(read):
         yield Problem(model.NO_SNAPSHOT, "there is no snapshot yet: nothing can be restored", hint)
         return
@@ -200,3 +228,8 @@ def _of_stores(known: Known) -> Iterable[Problem]:
         if not view.snapshots:
             text = f"store {view.store} holds no snapshot: nothing can be restored from it alone"
             yield Problem(model.NO_SNAPSHOT, text, hint)
+
+
+def _of(view: StoreView, system_id: int | None) -> bool:
+    """Whether a store holds a snapshot of the cluster that is followed; of any, where that is not known."""
+    return any(system_id in (None, snapshot.system_id) for snapshot in view.snapshots)

@@ -30,6 +30,7 @@ GAUGES = {
     "only_in_spool_bytes": (_CLUSTER, "acknowledged WAL that no store has"),
     "back_pressure": (_CLUSTER, "1 while the spool is at its limit and the primary keeps the WAL"),
     "slot_safe_bytes": (_CLUSTER, "WAL that may still be written before the slot is endangered"),
+    "slot_safe_seconds": (_CLUSTER, "how long that lasts at the rate of the last looks; infinity: it does not shrink"),
     "gaps": (_STORE, "open gaps in the store's coverage"),
     "breaker_open": (("cluster", "endpoint"), "1 while the endpoint is left alone, 0.5 while it is tried"),
     "snapshots": (_CLUSTER, "snapshots in the stores"),
@@ -79,9 +80,16 @@ def _values(cluster: str, status: ClusterStatus, now: datetime) -> Iterator[_Val
     yield "spool_bytes", here, stream.spool_bytes
     yield "only_in_spool_bytes", here, stream.only_in_spool_bytes
     yield "back_pressure", here, stream.back_pressure
-    yield "slot_safe_bytes", here, status.source.safe_wal_bytes
+    left, seconds = status.slot_room
+    yield "slot_safe_bytes", here, left if left is not None else status.source.safe_wal_bytes
+    yield "slot_safe_seconds", here, seconds
     yield "snapshots", here, status.snapshots.count
     yield "snapshot_age_seconds", here, _age(status.snapshots.last, now)
+    for kind, proof in status.proofs.items():
+        age = None if proof.time is None else max(0.0, (now - proof.time).total_seconds())
+        yield "proof_age_seconds", (cluster, kind), age
+    for name, replica in status.replicas.items():
+        yield "replica_lag_bytes", (cluster, name), replica.lag_bytes
     for name, store in status.stores.items():
         place = (cluster, name)
         yield "stream_lag_bytes", place, store.lag_bytes

@@ -21,6 +21,8 @@ NO_SNAPSHOT = "no_snapshot"
 OPEN_GAP = "open_gap"
 WAL_CONFLICT = "wal_conflict"
 TASK_FAILED = "task_failed"
+POLICY_INVALID = "policy_invalid"
+PROOF_OVERDUE = "proof_overdue"
 REMARK = "remark"
 
 _OWN_CODES = {
@@ -28,11 +30,19 @@ _OWN_CODES = {
     NOT_STREAMING: 5,
     NO_SNAPSHOT: 4,
     TASK_FAILED: 1,
+    POLICY_INVALID: 2,
+    PROOF_OVERDUE: 4,
+    "replica_away": 5,
+    "replica_lagging": 5,
+    "replica_promoted": 8,
     REMARK: 0,
     "page_checksum": 4,
     "parent_unusable": 4,
     "mark_unusable": 4,
     "store_lacks_snapshot": 6,
+    "object_damaged": 4,
+    "object_missing": 4,
+    "wal_missing": 4,
 }
 
 
@@ -108,16 +118,41 @@ class TaskStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofStatus:
+    """Since when the repository is proven by one kind of verification (None: never); `ok`: not longer ago than the
+    policy's max_age.
+    """
+
+    time: datetime | None
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A replica as it was last asked: `role` is standby or primary; `lag_bytes` is WAL that it has not replayed."""
+
+    state: str | None = None
+    role: str | None = None
+    replay_lsn: Lsn | None = None
+    lag_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """One cluster. `retries` by store are for the metrics alone."""
+    """One cluster. `retries` by store and `slot_room` (bytes and seconds until the slot is endangered) are for the
+    metrics alone.
+    """
 
     source: SourceStatus = SourceStatus()
     stream: StreamStatus = StreamStatus()
     stores: Mapping[str, StoreStatus] = field(default_factory=dict)
     snapshots: SnapshotsStatus = SnapshotsStatus()
+    proofs: Mapping[str, ProofStatus] = field(default_factory=dict)
+    replicas: Mapping[str, ReplicaStatus] = field(default_factory=dict)
     tasks: tuple[TaskStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
     retries: Mapping[str, int] = field(default_factory=dict)
+    slot_room: tuple[int | None, float | None] = (None, None)
 
     @property
     def ok(self) -> bool:
@@ -125,15 +160,15 @@ class ClusterStatus:
         return all(problem.code == REMARK for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """The cluster's value in `status --json`. This version makes no proofs and runs no replicas."""
+        """The cluster's value in `status --json`. This version runs no replicas."""
         return {
             "ok": self.ok,
             "source": _plain(self.source),
             "stream": _plain(self.stream),
             "stores": {name: _plain(store) for name, store in self.stores.items()},
             "snapshots": _plain(self.snapshots),
-            "proofs": {},
-            "replicas": {},
+            "proofs": {kind: _plain(proof) for kind, proof in self.proofs.items()},
+            "replicas": {name: _plain(replica) for name, replica in self.replicas.items()},
             "tasks": [_plain(task) for task in self.tasks],
             "problems": [asdict(problem) for problem in self.problems],
         }

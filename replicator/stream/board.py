@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
+from typing import Literal
 
-from replicator.core.coverage import LsnRange
+from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn
 from replicator.core.timeline import TimelineHistory
+from replicator.core.windows import holes
 from replicator.errors import ReplicatorError
 from replicator.repository.notes import gap_note
 from replicator.repository.repository import Repository
@@ -20,6 +22,7 @@ from replicator.spool import Position, Spool, spooled_system_ids
 from replicator.spool.position import START
 from replicator.stream.bell import Bell
 from replicator.stream.durable import acknowledgeable
+from replicator.stream.governor import Outlook
 from replicator.stream.holdings import Holdings
 from replicator.stream.naming import describer
 from replicator.stream.settings import Steps, StreamSettings
@@ -30,13 +33,14 @@ from replicator.tolerance import Clock
 @dataclass
 class StoreView:
     """One store as its shipper sees it. `asked`: its system ids were asked for, with or without an answer; `listed`:
-    its catalog was.
+    its catalog was. `accepted`: (time, system id) of its newest signed note that says which cluster is followed.
     """
 
     state: str = "starting"
     asked: bool = False
     listed: bool = False
     system_ids: tuple[int, ...] | None = None
+    accepted: tuple[str, int] | None = None
     holdings: Holdings | None = None
     durable: Position = START
 
@@ -45,22 +49,43 @@ class StoreView:
 class SourceView:
     """The source as the receiver and the slot watcher see it."""
 
+    system_id: int | None = None
     state: str = "starting"
     host: str | None = None
     timeline: int | None = None
     server_lsn: Lsn | None = None
     acknowledged: Lsn | None = None
     back_pressure: bool = False
+    #: Lets nobody in, as one that shuts down.
+    closing: bool = False
     wal_status: str | None = None
     safe_wal_bytes: int | None = None
+    #: What the governor makes of the slot; None while nothing is known.
+    outlook: Outlook | None = None
+    #: Counts the connections that streamed.
+    sessions: int = 0
 
 
 @dataclass
 class Requests:
-    """What was asked from outside: a piece that ends at or after `cut`; the end of reading (`draining`)."""
+    """What was asked from outside: a piece that ends at or after `cut`; the end of reading (`draining`); that the slot
+    is given up (`give_up`).
+    """
 
     cut: Lsn = field(default_factory=lambda: Lsn(0))
     draining: bool = False
+    give_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Slots that were given up or lost since the start, and where the last new one stands: the source may have removed
+    all WAL before. `pending`: where to go on is not decided yet.
+    """
+
+    count: int = 0
+    lsn: Lsn | None = None
+    pending: bool = False
 
 
 class Board:
@@ -81,10 +106,11 @@ class Board:
         self.gaps: tuple[LsnRange, ...] = ()
         #: By segment, the object that holds a complete raw segment of the spool: what makes it removable.
         self.objects: dict[str, str] = {}
+        self.given_up = GivenUp()
         #: Whether the source repeated the newest segment since this process began: no torn tail is left.
         self.tail_confirmed = False
         self.began = clock.monotonic()
-        self._directory = directory
+        self.directory = directory
         self._lock = Lock()
         self.release_lock = Lock()
         self._problems: dict[str, Problem] = {}
@@ -97,13 +123,27 @@ class Board:
 
     def spooled(self) -> tuple[int, ...]:
         """System ids that the spool's directory knows."""
-        return spooled_system_ids(self._directory)
+        return spooled_system_ids(self.directory)
+
+    def stores_answered(self) -> bool:
+        """Whether every store was asked which clusters it holds, and one at least has answered."""
+        views = list(self.stores.values())
+        return all(view.asked for view in views) and any(view.system_ids is not None for view in views)
+
+    def accepted(self) -> int | None:
+        """The system id that an operator said is to be followed, by the newest note in any store; None without any."""
+        found = [view.accepted for view in self.stores.values() if view.accepted is not None]
+        return max(found)[1] if found else None
+
+    def beside(self) -> Board:
+        """A board of its own over the same repository and spool directory, for what is left of another system id."""
+        return Board(self.repository, self.directory, self.settings, self.clock, self.steps)
 
     def open_spool(self, system_id: int, segment_size: int | None = None) -> Spool:
         """The spool of this system id, opened by whoever knows it first. Raises HostLacks, WalConflict."""
         with self._lock:
             if self._spool is None:
-                self._spool = Spool(self._directory, system_id, describer, segment_size)
+                self._spool = Spool(self.directory, system_id, describer, segment_size)
         self.ring()
         return self._spool
 
@@ -139,6 +179,22 @@ class Board:
                     found[timeline] = end
         return found
 
+    def before_holes(self, ends: dict[int, Lsn]) -> dict[int, Lsn]:
+        """`ends`, or where the stores' newest timeline has its first open hole, when the spool that would have filled
+        it is lost: puts that run side by side leave such. Holes that `prune` made lie before a snapshot, and are closed.
+        """
+        if not ends or self._spool is None or self._spool.stretches():
+            return ends
+        covered, timeline, closed = Coverage.of(), max(ends), Lsn(0)
+        for gap in self.gaps:
+            covered = covered.add(gap.timeline, gap.start, gap.end)
+        for _, holdings in self.ready():
+            covered = covered.union(holdings.accounted)
+            taken = (snapshot.start for snapshot in holdings.snapshots if snapshot.timeline == timeline)
+            closed = max([closed, *taken])
+        open_ = [hole.start for hole in holes(covered) if hole.timeline == timeline and hole.end > closed]
+        return {**ends, timeline: min([ends[timeline], *open_])}
+
     def acknowledgeable(self) -> Position:
         """What may be acknowledged now."""
         if self._spool is None:
@@ -153,15 +209,46 @@ class Board:
 
     def record_gap(self, gap: LsnRange, reason: str) -> None:
         """Make a gap known: here at once, and as a note that every store gets (promise 6)."""
-        if self._spool is None or gap in self.gaps:
+        if self._spool is None:
             return
         keyring = self.repository.keyring
-        name, data = gap_note(keyring, self._spool.system_id, gap, reason, self.clock.now())
-        self._spool.sealed.put_document(name, data)
-        self.gaps = (*self.gaps, gap)
-        for _, holdings in self.ready():
-            holdings.lose(gap)
+        known = Coverage.of((lost.timeline, lost.start, lost.end) for lost in self.gaps)
+        for part in known.missing(gap.timeline, gap.start, gap.end):
+            name, data = gap_note(keyring, self._spool.system_id, part, reason, self.clock.now())
+            self._spool.sealed.put_document(name, data)
+            self.gaps = (*self.gaps, part)
+            for _, holdings in self.ready():
+                holdings.lose(part)
         self.ring()
+
+    def ask_to_give_up(self, seen: int) -> None:
+        """Ask that the slot be given up, unless that happened since `seen` were."""
+        with self._lock:
+            if self.given_up.count == seen:
+                self.requests.give_up = True
+
+    def replaced(self, why: Literal["given up", "lost"], lsn: Lsn | None) -> None:
+        """The slot is a new one, which keeps WAL from `lsn` on."""
+        with self._lock:
+            self.given_up = GivenUp(self.given_up.count + 1, lsn, pending=why == "given up")
+            self.requests.give_up = False
+        if lsn is None:
+            return  # it is gone again already: the next connection sees to that
+        self.problem("given up", Problem(
+            5,
+            f"slot {self.settings.slot} was {why} and made again: the source does not keep the WAL before {lsn}",
+            "What it has removed becomes a recorded gap; the next snapshot closes it.",
+        ))  # fmt: skip
+
+    def catching_up(self) -> bool:
+        """Whether whole segments only are sealed: the slot is in danger, and more WAL waits at the source. Never while
+        a commit may wait for a store.
+        """
+        source, spool = self.source, self._spool
+        if spool is None or source.outlook is None or not source.outlook.strained:
+            return False
+        behind = (source.server_lsn or 0) - spool.flushed.lsn
+        return self.settings.acknowledge == "spool" and behind >= spool.segment_size
 
     def problem(self, key: str, problem: Problem | ReplicatorError | None) -> None:
         """Set what is wrong about `key`; None: nothing any more."""

@@ -6,13 +6,14 @@ that is new, is the work of a mirror. Every object is verified before it is copi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 
 from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.timeline import TimelineHistory
-from replicator.errors import AlreadyExists
+from replicator.errors import AlreadyExists, IntegrityError, ReplicatorError
 from replicator.repository.catalog import longest_chain, read_history_file
 from replicator.repository.layout import history_name, piece_name
 from replicator.repository.objects import check_object
@@ -23,6 +24,22 @@ from replicator.stream.holdings import Holdings
 from replicator.stream.naming import describe
 
 _CHUNK = 8 * 2**20
+
+
+class ElsewhereFailed(Exception):
+    """The other store could not be read. `error` is its own."""
+
+    def __init__(self, error: ReplicatorError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    try:
+        yield
+    except ReplicatorError as error:
+        raise ElsewhereFailed(error) from error
 
 
 def missing_ranges(ours: Holdings, theirs: Holdings) -> list[LsnRange]:
@@ -68,29 +85,70 @@ def _objects(theirs: Holdings, segment: Segment, start: Lsn) -> list[str]:
 def catch_up(
     source: ReadableStore, theirs: Holdings, target: Store, ours: Holdings, spool: Spool, keyring: Keyring
 ) -> Iterator[SealedFile]:
-    """Copy what is missing, histories first; each object that is then in the target. Raises IntegrityError."""
+    """Copy what is missing, histories first; each object that is then in the target. What is damaged in the source is
+    passed over, and said at the end. Raises ElsewhereFailed for the source, and what the target says.
+    """
     names = missing_objects(ours, theirs, spool)
     if not names:
         return
     for timeline in sorted(set(theirs.histories) - set(ours.histories)):
-        content = read_history_file(source, spool.system_id, timeline, keyring)
         name = history_name(spool.system_id, timeline)
+        with _elsewhere():
+            content = read_history_file(source, spool.system_id, timeline, keyring)
+            document = source.get(name)
         with suppress(AlreadyExists):
-            target.put(name, source.get(name))
+            target.put(name, document)
         ours.histories[timeline] = TimelineHistory.parse(timeline, content)
+    damaged: ElsewhereFailed | None = None
     for name in names:
-        size = check_object(source, name, keyring).size
+        try:
+            with _elsewhere():
+                size = check_object(source, name, keyring).size
+        except ElsewhereFailed as failed:
+            if not isinstance(failed.error, IntegrityError):
+                raise
+            damaged = damaged or failed
+            continue
         _copy(source, target, name, size)
         file = describe(spool.segment_size, name, size)
         if file is not None:
             yield file
+    if damaged is not None:
+        raise damaged
+
+
+class Copying:
+    """One store's copying, an object at a time and in another thread: the other store may hang, and what is new must
+    not wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: Future[SealedFile | None] | None = None
+
+    def run(
+        self, copies: Iterator[SealedFile], executor: Executor, ring: Callable[[], None]
+    ) -> Iterator[SealedFile | None]:
+        """Each object that was copied, and None as long as one is under way; `ring` is called when it is there. Nothing
+        while an earlier copy still hangs. Raises what `catch_up` does.
+        """
+        while self._under_way is None or self._under_way.done():
+            self._under_way = executor.submit(next, copies, None)
+            self._under_way.add_done_callback(lambda _: ring())
+            while not self._under_way.done():
+                yield None
+            copied = self._under_way.result()
+            if copied is None:
+                return
+            yield copied
 
 
 def _copy(source: ReadableStore, target: Store, name: str, size: int) -> None:
     try:
         with target.writer(name) as writer:
             for offset in range(0, size, _CHUNK):
-                writer.write(source.get(name, offset, min(_CHUNK, size - offset)))
+                with _elsewhere():
+                    data = source.get(name, offset, min(_CHUNK, size - offset))
+                writer.write(data)
             writer.commit()
     except AlreadyExists:
         return  # the name carries the fingerprint of the content

@@ -12,13 +12,15 @@ from threading import Event
 
 from replicator.core.lsn import Lsn
 from replicator.core.windows import Gap
+from replicator.postgres.hosts import Hosts
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.spool import Position
 from replicator.spool.position import START
 from replicator.store import StoreStatistics
 from replicator.stream.board import Board, StoreView
-from replicator.stream.receiver import Connect, Receiver
+from replicator.stream.leftover import LeftOvers
+from replicator.stream.receiver import CHANGING, Connect, Receiver
 from replicator.stream.sealer import Sealer
 from replicator.stream.settings import Steps, StreamSettings, no_step
 from replicator.stream.shipper import Shipper
@@ -39,8 +41,9 @@ class Worker:
 
 class ClusterStream:
     """`spool_directory` is the cluster's own. `connect` opens a replication connection to the primary, `sql` a session
-    (None: the slot isn't watched). `may_create_slot` is asked at each connection: a lost slot is made again only if
-    `init` made it. `store_statistics` tells breakers and retries by store.
+    (None: the slot isn't watched). `may_create_slot` is asked at each connection: a slot is given up, and a lost one
+    made again, only if `init` made it. `system_id`: the source's, where it is known. `store_statistics` tells breakers
+    and retries by store. `hosts` hears which of several streams, and which is not ours.
 
     Raises HostLacks when the spool can't be used.
     """
@@ -54,6 +57,8 @@ class ClusterStream:
         connect: Connect,
         clock: Clock,
         sql: Callable[[], SqlConnection] | None = None,
+        system_id: int | None = None,
+        hosts: Hosts | None = None,
         may_create_slot: Callable[[], bool] = lambda: False,
         store_statistics: Mapping[str, Callable[[], StoreStatistics]] | None = None,
         steps: Steps = no_step,
@@ -61,22 +66,34 @@ class ClusterStream:
         self._board = Board(repository, spool_directory, settings, clock, steps)
         self._clock = clock
         self._store_statistics = store_statistics or {}
-        self._receiver = Receiver(self._board, connect, may_create_slot=may_create_slot)
+        self._receiver = Receiver(self._board, connect, may_create_slot=may_create_slot, hosts=hosts)
         self._sealer = Sealer(self._board)
         self._shippers = {name: Shipper(self._board, name) for name in repository.stores}
-        self._watcher = SlotWatcher(self._board, sql) if sql is not None else None
-        spooled = self._board.spooled()
+        self._watcher = SlotWatcher(self._board, sql, may_give_up=may_create_slot) if sql is not None else None
+        self._left_overs = LeftOvers(self._board, system_id)
+        spooled = [found for found in self._board.spooled() if system_id in (None, found)]
         if spooled:
             # What an earlier process left goes to the stores even while the source is away.
             self._board.open_spool(spooled[-1])
 
     def workers(self) -> tuple[Worker, ...]:
-        """Receiver, sealer, one shipper per store, slot watcher."""
+        """Receiver, sealer, one shipper per store, what is left of former clusters, slot watcher."""
         workers = [Worker("receiver", self._receiver.run), Worker("sealer", self._sealer.run)]
+        workers.append(Worker("left overs", self._left_overs.run))
         workers += [Worker(f"shipper {name}", shipper.run) for name, shipper in self._shippers.items()]
         if self._watcher is not None:
             workers.append(Worker("slot watcher", self._watcher.run))
         return tuple(workers)
+
+    @property
+    def successor(self) -> int | None:
+        """The system id of a source that was accepted in the place of this stream's: begin anew with it. None: there is
+        none.
+        """
+        board, found = self._board, self._board.source.system_id
+        if found is None or board.spool is None or board.spool.system_id == found:
+            return None
+        return found if board.accepted() == found or board.source.state == CHANGING else None
 
     def cut(self, lsn: Lsn) -> None:
         """Ask that WAL up to `lsn` becomes a piece as soon as it is here, without waiting its second."""
@@ -116,8 +133,9 @@ class ClusterStream:
             received_lsn=_lsn(received),
             flushed_lsn=_lsn(spool.flushed) if spool else None,
             acknowledged_lsn=acknowledged,
-            only_in_spool_bytes=max(0, (acknowledged or 0) - safe.lsn) if safe < received else 0,
-            spool_bytes=spool.usage if spool else 0,
+            only_in_spool_bytes=(max(0, (acknowledged or 0) - safe.lsn) if safe < received else 0)
+            + self._left_overs.only_here,
+            spool_bytes=(spool.usage if spool else 0) + self._left_overs.bytes,
             back_pressure=source.back_pressure,
             wal_status=source.wal_status,
             safe_wal_bytes=source.safe_wal_bytes,
@@ -125,6 +143,7 @@ class ClusterStream:
             stores={name: self._store(name, view, received) for name, view in board.stores.items()},
             gaps=tuple(Gap(gap.timeline, gap.start, gap.end, open=True) for gap in board.gaps),
             problems=tuple(board.problems.values()),
+            outlook=source.outlook,
         )
 
     def _safe(self) -> Position:

@@ -6,11 +6,12 @@ Owns the decision that WAL is lost: 58P01 on our own end, and nothing else. Neve
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Event
 
 from replicator.core.lsn import Lsn
 from replicator.core.timeline import TimelineHistory
-from replicator.errors import AlreadyExists, NotFound, SourceRefused, SourceUnavailable, WalRemoved
+from replicator.errors import AlreadyExists, Interrupted, NotFound, SourceRefused, SourceUnavailable, WalRemoved
 from replicator.postgres.connection import ReplicationConnection, SlotState
 from replicator.postgres.walreceive import WalStream
 from replicator.spool import Spool
@@ -25,10 +26,12 @@ from replicator.stream.position import (
     gaps_between,
     next_start,
 )  # fmt: skip
+from replicator.stream.release import spool_limit
 from replicator.stream.statistics import Problem
 
 #: SQLSTATE object_not_in_prerequisite_state: what START_REPLICATION says of an invalidated slot.
 _NOT_READY = "55000"
+_ASK_STORES = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class SlotMissing(SourceRefused):
     """Our slot is gone and was not ours to make again."""
 
 
+class SystemChanged(SourceUnavailable):
+    """The source is a cluster that was accepted in the place of the one that this stream began with: a new stream is
+    needed, and what is left of the former one is shipped beside it.
+    """
+
+
 class Handshake:
     """On one connection. `may_create_slot`: `init` made the slot, so a lost one may be made again."""
 
@@ -53,15 +62,29 @@ class Handshake:
         self._may_create = may_create_slot
         self._slot_name = board.settings.slot
 
-    def identify(self) -> tuple[Source, Spool]:
-        """Who the source is, and its spool. Raises ForeignSource."""
+    def identify(self, stop: Event) -> tuple[Source, Spool]:
+        """Who the source is, and its spool. Another cluster than the open spool's is judged once the stores are asked.
+        Raises ForeignSource, SystemChanged, Interrupted.
+        """
         identity = self._connection.identify()
-        known = [*self._board.spooled()]
-        for view in self._board.stores.values():
+        board = self._board
+        board.source.system_id = identity.system_id
+        spooled = board.spooled()
+        ours = board.spool.system_id if board.spool is not None else None
+        while identity.system_id != ours and not board.stores_answered():
+            board.nap(stop, _ASK_STORES)
+            if stop.is_set():
+                raise Interrupted("stopped while the stores were asked")
+        known = [*spooled]
+        for view in board.stores.values():
             known.extend(view.system_ids or ())
-        check_system(identity.system_id, known)
-        spool = self._board.open_spool(identity.system_id, self._connection.wal_segment_size)
-        check_system(identity.system_id, [spool.system_id])
+        accepted, cluster = board.accepted(), board.repository.cluster
+        check_system(identity.system_id, known, accepted, cluster)
+        spool = board.open_spool(identity.system_id, self._connection.wal_segment_size)
+        if spool.system_id != identity.system_id:
+            if accepted is None and identity.system_id not in spooled:
+                check_system(identity.system_id, [spool.system_id], None, cluster)
+            raise SystemChanged(f"the source is cluster {identity.system_id} now: the stream begins anew with it")
         content = self._history_content(identity.timeline)
         history = TimelineHistory.parse(identity.timeline, content or b"")
         return Source(identity.system_id, identity.timeline, identity.lsn, history), spool
@@ -93,14 +116,15 @@ class Handshake:
 
     def start(self, source: Source, spool: Spool) -> Granted:
         """The stream from where we stand; records a gap when that is gone. Raises ForeignSource, SourceUnavailable."""
-        held = self._board.ends()
+        held = self._board.before_holes(self._board.ends())
         start = next_start(source, held, spool.segment_size) if held else None
-        slot = self._slot(first=not held)
+        slot = self._give_up(self._slot(first=not held))
         if start is None:
             start = first_start(source, slot.restart_lsn, spool.segment_size)
         self._report_beyond(start)
+        granted = self._after_giving_up(source, start, slot, spool)
         try:
-            granted = Granted(self._ask(start, slot), start, slot.restart_lsn or Lsn(0))
+            granted = granted or Granted(self._ask(start, slot), start, slot.restart_lsn or Lsn(0))
         except WalRemoved as error:
             granted = self._after_removal(source, start, self._slot(first=not held), spool, error)
         if start.lost is not None:
@@ -142,6 +166,41 @@ class Handshake:
             state = self._connection.read_slot(self._slot_name)
         return state or SlotState(None, None)
 
+    def _give_up(self, slot: SlotState) -> SlotState:
+        """Where that was asked for and the slot is ours: another one in its place, which keeps WAL from the source's
+        last checkpoint on. Who dies in between finds no slot, makes one, and asks for his own end as always.
+        """
+        if not self._board.requests.give_up:
+            return slot
+        self._board.requests.give_up = False
+        if not self._may_create:
+            return slot
+        self._board.steps("before give up")
+        self._connection.drop_slot(self._slot_name, wait=True)
+        self._board.steps("between drop and create")
+        with suppress(AlreadyExists):
+            self._connection.create_slot(self._slot_name)
+        slot = self._connection.read_slot(self._slot_name) or SlotState(None, None)
+        self._board.replaced("given up", slot.restart_lsn)
+        self._board.steps("after give up")
+        return slot
+
+    def _after_giving_up(self, source: Source, start: StartAt, slot: SlotState, spool: Spool) -> Granted | None:
+        """A spool without room, while no store takes, can't receive what the source may still have: go on from the new
+        slot, with a gap. Otherwise None: all is asked for that is still there.
+        """
+        if not self._board.given_up.pending:
+            return None
+        granted: Granted | None = None
+        # A new slot that still keeps the segment of our own end has cost nothing.
+        lost = slot.restart_lsn is not None and slot.restart_lsn.floor(spool.segment_size) > start.held
+        taken = any(view.state == "ok" for view in self._board.stores.values())
+        if lost and not taken and spool.usage >= spool_limit(self._board, spool):
+            reason = "the slot was given up, so that the source's disk does not fill"
+            granted = self._later(source, start, slot, spool, reason)
+        self._board.given_up = replace(self._board.given_up, pending=False)
+        return granted
+
     def _ask(self, start: StartAt, slot: SlotState) -> WalStream:
         try:
             return self._stream(start)
@@ -152,6 +211,8 @@ class Handshake:
         # An invalidated slot never comes back: make a new one, then ask for our own end all the same.
         self._connection.drop_slot(self._slot_name)
         self._connection.create_slot(self._slot_name)
+        made = self._connection.read_slot(self._slot_name)
+        self._board.replaced("lost", made.restart_lsn if made else None)
         return self._stream(start)
 
     def _stream(self, start: StartAt) -> WalStream:
@@ -160,12 +221,21 @@ class Handshake:
     def _after_removal(
         self, source: Source, start: StartAt, slot: SlotState, spool: Spool, error: WalRemoved
     ) -> Granted:
+        granted = self._later(source, start, slot, spool, "the source had removed this WAL")
+        if granted is None:
+            raise error
+        return granted
+
+    def _later(self, source: Source, start: StartAt, slot: SlotState, spool: Spool, reason: str) -> Granted | None:
+        """The stream of what the source still keeps after `start`, what lies between being a gap; None when there is
+        nothing of that kind.
+        """
         for later in after_removal(source, start, slot.restart_lsn, spool.segment_size):
             try:
                 stream = self._stream(later)
             except WalRemoved:
                 continue
             for gap in gaps_between(source.history, start, later):
-                self._board.record_gap(gap, "the source had removed this WAL")
+                self._board.record_gap(gap, reason)
             return Granted(stream, later, slot.restart_lsn or Lsn(0))
-        raise error
+        return None

@@ -25,6 +25,7 @@ class Holdings:
         self._lock = Lock()
         self.coverage = catalog.coverage
         self.histories = dict(catalog.histories)
+        self.snapshots = catalog.snapshots
         self.wal: dict[str, set[str]] = {segment: set(names) for segment, names in catalog.wal.items()}
         self.pieces: dict[str, dict[str, PieceName]] = {}
         self._documents = {_note(note) for note in catalog.notes}
@@ -34,6 +35,11 @@ class Holdings:
         for segment, held in catalog.pieces.items():
             for piece in held:
                 self._keep_piece(segment, piece)
+
+    @property
+    def accounted(self) -> Coverage:
+        """What is here, or recorded as lost."""
+        return self._accounted
 
     def _first_needed(self, spool: Spool) -> dict[int, Lsn]:
         """By timeline, the first byte that must be here for the store to be durable at all: the oldest in the spool, or

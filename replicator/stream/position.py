@@ -40,13 +40,17 @@ class StartAt:
     lost: LsnRange | None = None
 
 
-def check_system(system_id: int, known: Iterable[int]) -> None:
-    """Raise ForeignSource when spool or stores hold WAL of other clusters only."""
-    ours = sorted(set(known))
+def check_system(system_id: int, known: Iterable[int], accepted: int | None = None, cluster: str = "CLUSTER") -> None:
+    """Raise ForeignSource when spool or stores hold WAL of other clusters only, or an operator said which one of them
+    is followed (`accepted`) and it is another.
+    """
+    ours = sorted(set(known)) if accepted is None else [accepted]
     if ours and system_id not in ours:
+        held = "holds" if accepted is None else "follows"
         raise ForeignSource(
-            f"the source is cluster {system_id}, the repository holds cluster {', '.join(map(str, ours))}",
-            hint="Correct conninfo in [source], or give a new cluster a policy and stores of its own.",
+            f"the source is cluster {system_id}, the repository {held} cluster {', '.join(map(str, ours))}",
+            hint="Correct conninfo in [source], or give a new cluster a policy and stores of its own. If it took the "
+            f"other one's place, after pg_upgrade, run `replicator init {cluster} --accept-system {system_id}`.",
         )
 
 

@@ -21,14 +21,20 @@ from replicator.errors import (
     WalConflict,
 )
 from replicator.postgres.connection import ReplicationConnection
+from replicator.postgres.hosts import Hosts
 from replicator.repository.notes import conflict_note
 from replicator.spool import Spool
 from replicator.stream.board import Board
-from replicator.stream.handshake import Granted, Handshake, SlotMissing
+from replicator.stream.followed import FOREIGN
+from replicator.stream.handshake import Granted, Handshake, SlotMissing, SystemChanged
 from replicator.stream.position import Source
 from replicator.stream.session import Session
+from replicator.stream.statistics import Problem
 
 Connect = Callable[[], ReplicationConnection]
+
+#: The source's state once it is a cluster that was accepted in the place of ours.
+CHANGING = "changing"
 
 _FIRST, _MOST = 0.2, 5.0
 _ASK_STORES = 0.1
@@ -37,12 +43,18 @@ _STEADY = 10.0
 
 
 class Receiver:
-    """One per stream. `connect` opens a new replication connection to the primary."""
+    """One per stream. `connect` opens a new replication connection to the primary; where conninfo names several hosts,
+    one that turns out to be foreign (a former primary that came back) is no end: `hosts` has the next one tried.
+    """
 
-    def __init__(self, board: Board, connect: Connect, *, may_create_slot: Callable[[], bool]) -> None:
+    def __init__(
+        self, board: Board, connect: Connect, *, may_create_slot: Callable[[], bool], hosts: Hosts | None = None
+    ) -> None:
         self._board = board
         self._connect = connect
         self._may_create = may_create_slot
+        self._hosts = hosts or Hosts(())
+        self._passed_over: str | None = None
         self._random = SystemRandom()
 
     def run(self, stop: Event) -> None:
@@ -62,8 +74,27 @@ class Receiver:
                 self._board.nap(stop, self._pause(failures))
             except ReplicatorError as error:
                 self._stopped(error)
-                raise
+                if not (isinstance(error, ForeignSource) and self._pass_over(error)):
+                    raise
+                failures += 1
+                self._board.nap(stop, self._pause(failures))
         self._board.source.state = "stopped"
+
+    def _pass_over(self, error: ForeignSource) -> bool:
+        """Whether another host of conninfo may be the one to follow; this one is then remarked."""
+        host = self._board.source.host
+        if host is None or not self._hosts.pass_over(host):
+            return False
+        self._passed_over = host
+        self._board.problem("passed over", Problem(0, f"{host} was passed over: {error.message}", error.hint))
+        return True
+
+    def _follows(self, host: str) -> None:
+        """Our WAL comes from here: look here first the next time."""
+        self._hosts.streams(host)
+        if host == self._passed_over:
+            self._passed_over = None
+            self._board.problem("passed over", None)
 
     def _stream_once(self, stop: Event) -> None:
         if not self._stores_asked(stop):
@@ -71,22 +102,25 @@ class Receiver:
         source = self._board.source
         source.state = "connecting" if source.state == "starting" else source.state
         with self._connect() as connection:
+            source.host = connection.host
             handshake = Handshake(self._board, connection, may_create_slot=self._may_create())
-            who, spool = handshake.identify()
-            source.host, source.server_lsn = connection.host, who.lsn
+            who, spool = handshake.identify(stop)
+            source.server_lsn = who.lsn
             if not self._catalogs_read(spool, stop):
                 return
             handshake.keep_histories(who, spool)
             granted: Granted | None = handshake.start(who, spool)
+            self._follows(connection.host)
             while granted is not None:
                 granted = self._session(handshake, who, spool, granted, stop)
 
     def _session(
         self, handshake: Handshake, who: Source, spool: Spool, granted: Granted, stop: Event
     ) -> Granted | None:
-        """Stream one timeline; the next one's stream when it ended. None: asked to stop."""
+        """Stream one timeline; the next one's stream when it ended. None: asked to stop, or to give up the slot."""
         source = self._board.source
         source.state, source.timeline = "streaming", granted.start.timeline
+        source.sessions += 1
         self._board.problem("source", None)
         self._board.ring()
         ended = Session(self._board, spool, granted).run(stop)
@@ -102,8 +136,7 @@ class Receiver:
         each has answered or failed, and one at least has answered.
         """
         while not self._board.spooled() and not stop.is_set():
-            views = list(self._board.stores.values())
-            if all(view.asked for view in views) and any(view.system_ids is not None for view in views):
+            if self._board.stores_answered():
                 return True
             self._board.nap(stop, _ASK_STORES)
         return not stop.is_set()
@@ -120,6 +153,8 @@ class Receiver:
     def _failed(self, error: ReplicatorError) -> None:
         source = self._board.source
         match error:
+            case SystemChanged():
+                source.state = CHANGING
             case SlotMissing():
                 source.state = "slot_missing"
             case SlotBusy():
@@ -137,7 +172,7 @@ class Receiver:
             case WalConflict():
                 self._board.source.state = "conflict"
             case ForeignSource():
-                self._board.source.state = "foreign"
+                self._board.source.state = FOREIGN
             case _:
                 self._board.source.state = "failed"
         self._board.problem("source", error)

@@ -13,6 +13,9 @@ from replicator.spool.limits import Kept, limit_now, to_release
 from replicator.stream.board import Board
 from replicator.stream.holdings import Holdings
 
+#: Well below what `limits.reserve` keeps free.
+_LOOK_AGAIN_BYTES, _LOOK_AGAIN_S = 4 * 2**20, 0.1
+
 
 def spool_limit(board: Board, spool: Spool, *, full: bool = False) -> int:
     """What the spool may hold now; `full`: its disk has just said that it takes nothing more."""
@@ -20,16 +23,32 @@ def spool_limit(board: Board, spool: Spool, *, full: bool = False) -> int:
     return limit_now(board.settings.spool_limit, spool.segment_size, usage=spool.usage, free=free)
 
 
-def release(board: Board, *, pressing: bool = False, full: bool = False) -> None:
-    """Remove what every store has; with `pressing`, down to the limit, also what one store has. One at a time: who
-    comes while another works has nothing to do.
+class SpoolLimit:
+    """`spool_limit` for who asks at every batch: the disk is looked at again after 4 MiB, or a tenth of a second."""
+
+    def __init__(self, board: Board, spool: Spool) -> None:
+        self._board, self._spool = board, spool
+        self._limit, self._usage, self._until = 0, 0, -1e9
+
+    def now(self) -> int:
+        """Bytes."""
+        now, usage = self._board.clock.monotonic(), self._spool.usage
+        if now >= self._until or not 0 <= usage - self._usage < _LOOK_AGAIN_BYTES:
+            self._limit = spool_limit(self._board, self._spool)
+            self._usage, self._until = usage, now + _LOOK_AGAIN_S
+        return self._limit
+
+
+def release(board: Board, *, pressing: bool = False, full: bool = False, share: float = 1.0) -> None:
+    """Remove what every store has; with `pressing`, down to `share` of the limit, also what one store has. One at a
+    time: who comes while another works has nothing to do.
     """
     spool = board.spool
     if spool is None or not board.release_lock.acquire(blocking=pressing):
         return
     try:
         raw = {held.segment.name: held.segment for held in spool.held()}
-        limit = spool_limit(board, spool, full=full) if pressing else 2**63
+        limit = int(share * spool_limit(board, spool, full=full)) if pressing else 2**63
         for key in to_release(_kept(board, spool), spool.usage, limit):
             board.steps("before remove")
             if key in raw:

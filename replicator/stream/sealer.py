@@ -131,6 +131,8 @@ class Sealer:
             outstanding=cut.pieces > 0 and self._shipped() < position,
             wanted=ended or requests.draining or cut.end < requests.cut <= end,
         )
+        if not uncut.wanted and self._board.catching_up():
+            return _LOOK
         seconds = seconds_until_cut(uncut, self._settings)
         if seconds > 0:
             return seconds

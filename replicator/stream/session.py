@@ -10,7 +10,7 @@ from collections import deque
 from threading import Event
 
 from replicator.core.lsn import Lsn
-from replicator.errors import SourceUnavailable, SpoolFull
+from replicator.errors import SourceUnavailable, SpoolFull, WalConflict
 from replicator.postgres.conversation import TimelineEnded
 from replicator.postgres.messages import PrimaryKeepalive, XLogData
 from replicator.postgres.walreceive import WalMessage
@@ -19,8 +19,10 @@ from replicator.stream.assembler import Assembler, Write
 from replicator.stream.board import Board
 from replicator.stream.durable import flush_position
 from replicator.stream.handshake import Granted
-from replicator.stream.release import release, spool_limit
+from replicator.stream.patience import Patience
+from replicator.stream.release import SpoolLimit, release
 from replicator.stream.statistics import Problem
+from replicator.stream.tail import check_tail
 
 #: A batch this large means that more is waiting in the socket: read on before the fsync.
 _MORE_WAITING = 2**18
@@ -30,11 +32,8 @@ _GROUP_SECONDS = 0.1
 _FAR_BEHIND = 64 * 2**20
 _FAR_SECONDS = 1.0
 _POLL = 0.02
-_IDLE = 0.2
+_IDLE = 0.5
 _FULL_WAIT = 0.1
-#: Seconds of silence after which we ask for a sign of life, and after which the connection counts as dead.
-_ASK_AFTER = 20.0
-_DEAD_AFTER = 60.0
 
 
 class Session:
@@ -52,16 +51,20 @@ class Session:
         self._confirmed = granted.start.lsn
         self._waiting: deque[Write] = deque()
         self._full: SpoolFull | None = None
+        self._limit = SpoolLimit(board, spool)
+        self._durable = spool.flushed
         self._unsynced = 0
         self._unsynced_since = 0.0
+        self._had = spool.received
         self._flush = Lsn(0)
         self._write = Lsn(0)
         self._status_at = -1e9
-        self._heard_at = self._clock.monotonic()
-        self._asked_at = self._heard_at
+        self._patience = Patience(board.settings.request_timeout, self._clock.monotonic())
 
     def run(self, stop: Event) -> TimelineEnded | None:
-        """Stream. None when asked to stop: what was received is then durable and acknowledged."""
+        """Stream. None when asked to stop: what was received is then durable and acknowledged. None also when the slot
+        is to be given up: what was received is durable.
+        """
         try:
             return self._run(stop)
         except SourceUnavailable:
@@ -71,6 +74,9 @@ class Session:
     def _run(self, stop: Event) -> TimelineEnded | None:
         while not stop.is_set():
             reply = False
+            if self._board.requests.give_up:
+                self._sync()
+                return None  # the slot is free when this connection ends, and another one is made of it
             if self._board.requests.draining:
                 self._sync()
                 self._board.nap(stop, _POLL)
@@ -78,6 +84,7 @@ class Session:
                 self._sync()
                 release(self._board, pressing=True, full=self._full is not None)
                 self._board.nap(stop, _FULL_WAIT)
+                self._patience.not_listening(self._clock.monotonic(), closing=self._board.source.closing)
                 self._write_waiting()
             else:
                 found = self._receive()
@@ -86,6 +93,11 @@ class Session:
                     return found
                 reply = self._take(found)
             self._feedback(reply=reply)
+            if self._patience.is_exhausted(self._clock.monotonic()):
+                raise SourceUnavailable(
+                    f"{self._board.source.host} shuts down and waits for WAL to be confirmed: it is let go",
+                    hint="The slot keeps that WAL; look at the stores, which are behind.",
+                )
         self._sync()
         self._feedback(reply=True)
         self._stream.finish()
@@ -96,10 +108,8 @@ class Session:
         self._board.steps("before receive")
         found = self._stream.read(_POLL if lagging else min(_IDLE, self._board.settings.status_interval))
         self._board.steps("after receive")
-        if found:
-            self._heard_at = self._asked_at = self._clock.monotonic()
-        elif self._clock.monotonic() - self._heard_at > _DEAD_AFTER:
-            raise SourceUnavailable(f"{self._board.source.host}: silent for {_DEAD_AFTER:g} s")
+        if not found and self._patience.is_silent(self._clock.monotonic()):
+            raise SourceUnavailable(f"{self._board.source.host}: silent for {self._patience.limit:g} s")
         return found
 
     def _take(self, messages: list[WalMessage]) -> bool:
@@ -107,7 +117,9 @@ class Session:
         data = [message for message in messages if isinstance(message, XLogData)]
         reply = any(isinstance(message, PrimaryKeepalive) and message.reply_requested for message in messages)
         if messages:
-            self._board.source.server_lsn = max(message.end for message in messages)
+            end = max(message.end for message in messages)
+            self._patience.heard(self._clock.monotonic(), wal=bool(data), question=reply and self._flush < end)
+            self._board.source.server_lsn = end
         if data:
             self._waiting.extend(self._assembler.take(data))
             self._write_waiting()
@@ -125,7 +137,7 @@ class Session:
     def _blocked(self) -> bool:
         """Whether the spool has no room. Writes that did not fit wait; nothing more is read."""
         problem: Problem | SpoolFull | None = self._full
-        limit = spool_limit(self._board, self._spool)
+        limit = self._limit.now()
         if problem is None and self._spool.usage >= limit:
             problem = _at_limit(limit, short=limit < self._board.settings.spool_limit)
         self._board.problem("spool", problem)
@@ -145,6 +157,8 @@ class Session:
             self._full = error
 
     def _append(self, write: Write) -> None:
+        if not self._board.tail_confirmed and write.end >= self._start.held:
+            self._check_tail(write)
         if not self._unsynced:
             self._unsynced_since = self._clock.monotonic()
         self._board.steps("before write")
@@ -154,8 +168,26 @@ class Session:
         self._spool.times.add(start, end, write.first_us, write.last_us, self._clock.monotonic())
         self._confirmed = write.end
         self._unsynced += write.size
+        self._notice_durable()
         if not self._board.tail_confirmed and self._confirmed >= self._start.held:
             self._board.tail_confirmed = True
+
+    def _check_tail(self, write: Write) -> None:
+        """Before the first byte past our end. What another server sent up to here does not stay."""
+        try:
+            check_tail(self._board, self._spool, write)
+        except WalConflict:
+            self._spool.take_back(self._had)
+            raise
+
+    def _notice_durable(self) -> None:
+        """Whole segments become durable by themselves: the sealer need not wait for the group's end."""
+        flushed = self._spool.flushed
+        if flushed > self._durable:
+            self._durable = flushed
+            self._unsynced = self._spool.received.lsn - flushed.lsn
+            self._unsynced_since = self._clock.monotonic()
+            self._board.sealer_bell.ring()
 
     def _acknowledged_once(self) -> Lsn:
         """Below this no byte may change: it was acknowledged, sealed, or is in a store."""
@@ -186,15 +218,16 @@ class Session:
             floor=self._slot_lsn,
             last=self._flush,
         )
-        ask = now - self._asked_at > _ASK_AFTER
-        if not (reply or ask or flush > self._flush or now - self._status_at >= self._board.settings.status_interval):
+        ask, moved = self._patience.asks(now), flush > self._flush
+        reply = reply and not self._patience.insists
+        if not (reply or ask or moved or now - self._status_at >= self._board.settings.status_interval):
             return
         self._write = max(self._write, flush, self._confirmed if self._confirmed >= self._slot_lsn else Lsn(0))
         self._board.steps("before acknowledge")
         self._stream.send_status(self._write, flush, flush, reply=ask)
         self._board.steps("after acknowledge")
         self._flush, self._status_at = flush, now
-        self._asked_at = now if ask else self._asked_at
+        self._patience.answered(now, asked=ask, moved=moved)
         if flush:
             self._board.source.acknowledged = flush
 

@@ -26,7 +26,7 @@ from replicator.errors import (
     UntrustedRepository,
     WalConflict,
 )
-from replicator.repository.catalog import read_catalog, read_history_file, system_ids
+from replicator.repository.catalog import read_catalog, read_history_file
 from replicator.repository.claims import verified
 from replicator.repository.layout import history_name
 from replicator.repository.notes import CONFLICT, conflict_note
@@ -37,14 +37,16 @@ from replicator.seal.signature import base64url
 from replicator.spool import SealedFile, Spool
 from replicator.store.protocol import Store
 from replicator.stream.board import Board
-from replicator.stream.catchup import catch_up
+from replicator.stream.catchup import Copying, ElsewhereFailed, catch_up
+from replicator.stream.followed import Followed
 from replicator.stream.holdings import Holdings
 from replicator.stream.release import release
 from replicator.stream.statistics import Problem
+from replicator.stream.verdict import REFUSED, verdict
 
-_LOOK = 1.0
+#: The longest look away from the spool, and the same while something is copied from another store.
+_LOOK, _MEANWHILE = 1.0, 0.1
 _PARALLEL = 4
-_AWAY, _REFUSED = 1.0, 10.0
 #: Seconds between two looks at what other stores have and this one has not.
 _CATCH_UP_EVERY = 30.0
 
@@ -58,7 +60,9 @@ class Shipper:
         self._store: Store = board.repository.store(name)
         self._view = board.stores[name]
         self._may_delete = True
+        self._copying = Copying()
         self._caught_up_at = -1e9
+        self._followed = Followed(board, name, self._store)
 
     def run(self, stop: Event) -> None:
         """Ship until `stop` is set."""
@@ -77,29 +81,18 @@ class Shipper:
         """Say what is wrong; seconds to wait before the next try."""
         self._view.asked = self._view.listed = True
         self._board.problem(f"store {self._name}", error)
-        match error:
-            case StoreUnavailable() if not error.retryable:
-                self._view.state = "refused"
-            case StoreUnavailable() | DeadlineExceeded() | ObjectAbsent() | HostLacks():
-                self._view.state = "away"
-                return max(_AWAY, min(_REFUSED, float(error.context.get("retry_after", 0.0))))
-            case UntrustedRepository() | Conflict():
-                self._view.state = "untrusted"
-            case _:
-                self._view.state = "damaged"
-        return _REFUSED
+        self._view.state, seconds = verdict(error)
+        return seconds
 
     def _serve(self, stop: Event, executor: Executor) -> None:
         if not check_store(self._board.repository, self._name):
             self._view.state, self._view.asked, self._view.listed = "absent", True, True
-            cluster = self._board.repository.cluster
-            self._board.problem(
-                f"store {self._name}",
-                Problem(6, f"store {self._name} holds no repository", f"Run `replicator init {cluster}`."),
-            )
-            self._board.nap(stop, _REFUSED)
+            hint = f"Run `replicator init {self._board.repository.cluster}`."
+            problem = Problem(6, f"store {self._name} holds no repository", hint)
+            self._board.problem(f"store {self._name}", problem)
+            self._board.nap(stop, REFUSED)
             return
-        self._view.system_ids, self._view.asked = system_ids(self._store), True
+        self._followed.ask()
         spool = self._await_spool(stop)
         if spool is None:
             return
@@ -111,13 +104,14 @@ class Shipper:
             if not self._ship(spool, holdings, executor):
                 self._catch_up(spool, holdings, executor, stop)
                 self._well()
+                self._followed.ask_again()
                 self._board.shipper_bell.wait(seen, _LOOK, stop)
 
     def _await_spool(self, stop: Event) -> Spool | None:
         while self._board.spool is None and not stop.is_set():
-            self._board.problem(f"store {self._name}", None)
-            self._view.state = "ok"
+            self._well()
             self._board.shipper_bell.wait(self._board.shipper_bell.rings, _LOOK, stop)
+            self._followed.ask_again()
         return self._board.spool
 
     def _read(self, spool: Spool) -> Holdings:
@@ -198,8 +192,6 @@ class Shipper:
                 # The name carries the fingerprint of the content: the same name, signed, is the same WAL.
                 if not file.document:
                     read_table(self._store, file.name, self._board.repository.keyring)
-                self._board.steps("after put")
-                return True
             self._board.steps("after put")
             return True
 
@@ -226,21 +218,25 @@ class Shipper:
         keyring = self._board.repository.keyring
         name = history_name(spool.system_id, timeline)
         body = {"timeline": timeline, "content": base64url(content)}
+        self._board.steps("before history")
         try:
             self._store.put(name, sign_as_writer(keyring, "history", name, body))
         except AlreadyExists:
             if read_history_file(self._store, spool.system_id, timeline, keyring) != content:
                 raise WalConflict(f"store {self._name} holds another history of timeline {timeline}") from None
+        self._board.steps("after history")
         holdings.histories[timeline] = TimelineHistory.parse(timeline, content)
 
     def _delete(self, holdings: Holdings, segment: str, names: tuple[str, ...]) -> None:
         """Remove our pieces that something longer replaced, where the credentials allow it."""
         for name in names if self._may_delete else ():
+            self._board.steps("before delete")
             try:
                 self._store.delete(name)
             except StoreDenied:
                 self._may_delete = False
                 return
+            self._board.steps("after delete")
             holdings.deleted(segment, name)
 
     def _tidy(self, holdings: Holdings) -> None:
@@ -261,14 +257,21 @@ class Shipper:
             if name == self._name or other is None or view.state != "ok":
                 continue
             source = self._board.repository.store(name)
-            for copied in catch_up(source, other, self._store, holdings, spool, self._board.repository.keyring):
-                holdings.add(copied)
-                self._well()
-                self._moved(spool, holdings)
-                while not stop.is_set() and self._ship(spool, holdings, executor):
-                    pass
-                if stop.is_set():
-                    return
+            copies = catch_up(source, other, self._store, holdings, spool, self._board.repository.keyring)
+            damaged: ReplicatorError | None = None
+            try:
+                for copied in self._copying.run(copies, executor, self._board.shipper_bell.ring):
+                    if copied is not None:
+                        holdings.add(copied)
+                        self._well()
+                        self._moved(spool, holdings)
+                    elif not self._ship(spool, holdings, executor):
+                        self._board.shipper_bell.wait(self._board.shipper_bell.rings, _MEANWHILE, stop)
+                    if stop.is_set():
+                        return
+            except ElsewhereFailed as failed:  # that a store is away, its own shipper says
+                damaged = failed.error if isinstance(failed.error, IntegrityError) else None
+            self._board.problem(f"copies {self._name} {name}", damaged)
 
     def _damaged(self, names: tuple[str, ...]) -> None:
         """Objects that are not what their names say count for nothing, and everyone hears of them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from replicator.core.lsn import Lsn
 from replicator.core.windows import Gap
 from replicator.errors import ReplicatorError
+from replicator.stream.governor import Outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class StoreStreamStatistics:
 @dataclass(frozen=True, slots=True)
 class StreamStatistics:
     """The whole stream. `state`: starting, connecting, streaming, away, refused, slot_missing, slot_busy, conflict,
-    foreign, failed, stopped. LSNs are None while nothing is known.
+    changing, foreign, failed, stopped. LSNs are None while nothing is known.
     """
 
     state: str
@@ -61,3 +62,4 @@ class StreamStatistics:
     stores: Mapping[str, StoreStreamStatistics] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     problems: tuple[Problem, ...] = ()
+    outlook: Outlook | None = None

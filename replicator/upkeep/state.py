@@ -1,4 +1,4 @@
-"""What a host remembers of a cluster beside the repository: the root it trusts, and whether the slot is ours.
+"""What a host remembers of a cluster beside the repository: the root it trusts, whether the slot is ours, who streams.
 
 Owns the small private files of the state directory. They are a cache of decisions: losing them loses no data.
 """
@@ -19,6 +19,7 @@ class HostState:
         self.directory = private_directory(directory)
         self.pin_path = self.directory / "root"
         self._slot_path = self.directory / "slot.json"
+        self._host_path = self.directory / "source-host"
 
     @property
     def documents(self) -> Path:
@@ -45,6 +46,18 @@ class HostState:
     def record_slot(self, name: str) -> None:
         """Remember that the slot is ours. Raises HostLacks."""
         write_private(self._slot_path, json.dumps({"slot": name, "made_by_init": True}).encode())
+
+    @property
+    def source_host(self) -> str | None:
+        """The label of the host that streamed last: where to look first. None: not known."""
+        try:
+            return self._host_path.read_text("utf-8").strip() or None
+        except (OSError, ValueError):
+            return None
+
+    def record_source_host(self, label: str) -> None:
+        """Remember it. Raises HostLacks."""
+        write_private(self._host_path, f"{label}\n".encode())
 
 
 def private_directory(path: Path) -> Path:

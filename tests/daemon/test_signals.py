@@ -30,6 +30,15 @@ def test_signals_are_counted_and_wake() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_reload_is_no_end() -> None:
+    """SIGHUP ends the wait and asks for one reload, however often it came; nobody is asked to end."""
+    with Signals() as signals:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        signals.wait(1)
+        assert (signals.take_reload(), signals.take_reload(), signals.asked) == (True, False, 0)
+
+
 def test_another_thread_wakes() -> None:
     """`wake` ends the wait, however often it is called."""
     with Signals() as signals:

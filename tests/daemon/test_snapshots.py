@@ -39,6 +39,7 @@ class World:
         self.cuts: list[Lsn] = []
         self.on = True
         self.met: frozenset[Gap] = frozenset()
+        self.busy = False
         self.view = StoreView("local", _START, (snapshot_of(_START - timedelta(hours=1)),))
         self.runs = tmp_path / "runs"
         lines = [{"event": "progress", "facts": {"stop_lsn": "0/3000000"}}]
@@ -61,6 +62,10 @@ class World:
     def streaming(self) -> bool:
         """As the keeper asks."""
         return self.on
+
+    def strained(self) -> bool:
+        """As the keeper asks."""
+        return self.busy
 
     def gaps(self) -> frozenset[Gap]:
         """As the keeper asks."""
@@ -128,6 +133,18 @@ def test_waits_for_the_stream(tmp_path: Path) -> None:
     world.turn(lambda: False, 60)
     assert world.taken == 0
     world.on = True
+    world.turn(lambda: world.taken > 0, 60)
+    assert world.taken == 1
+
+
+def test_waits_while_the_slot_is_in_danger(tmp_path: Path) -> None:
+    """While the slot is in danger a snapshot waits: it would be one more load."""
+    world = World(tmp_path)
+    world.busy = True
+    world.keeper.request("schedule")
+    world.turn(lambda: False, 60)
+    assert world.taken == 0
+    world.busy = False
     world.turn(lambda: world.taken > 0, 60)
     assert world.taken == 1
 
@@ -205,3 +222,31 @@ def test_request_outlives_a_child_that_could_not_start(tmp_path: Path) -> None:
     world.keeper.command = command
     world.turn(lambda: world.taken > 0, 60)
     assert world.taken == 1
+
+
+def test_a_snapshot_cut_short_is_still_owed(tmp_path: Path) -> None:
+    """What was asked for, or was being taken when the worker was stopped, is known afterwards; nothing else is."""
+    world, stop = World(tmp_path, schedule=None), Event()
+    assert world.keeper.owed() is None
+    world.keeper.request("gap")
+    assert world.keeper.owed() == "gap"
+    world.turn(lambda: world.taken == 1, 5)
+    assert world.keeper.owed() is None
+    line = json.dumps({"event": "progress", "facts": {"stop_lsn": "0/3000000"}})
+    world.keeper.command = [sys.executable, "-c", f"import time; print({line!r}, flush=True); time.sleep(60)"]
+    world.cuts = Stopping(stop)
+    world.keeper.request("schedule")
+    world.keeper.run(stop)
+    assert world.keeper.owed() == "schedule"
+
+
+class Stopping(list[Lsn]):
+    """Cuts that end the keeper's run when the first one is asked for."""
+
+    def __init__(self, stop: Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def append(self, lsn: Lsn, /) -> None:
+        """A cut."""
+        self._stop.set()

@@ -10,6 +10,7 @@ import pytest
 from replicator.daemon.supervisor import Action, Phase, Supervisor, WorkerState, action_for
 from replicator.errors import (
     Conflict,
+    ForeignSource,
     HostLacks,
     IntegrityError,
     Interrupted,
@@ -50,6 +51,7 @@ def settled(run: Callable[[Event], None], clock: FakeClock | None = None) -> tup
         (HostLacks("x"), Action.PATIENT),
         (KeysError("x"), Action.PATIENT),
         (NotFound("x"), Action.PATIENT),
+        (ForeignSource("x"), Action.PATIENT),
         (UntrustedRepository("x"), Action.STOP),
         (IntegrityError("x"), Action.STOP),
         (Conflict("x"), Action.STOP),

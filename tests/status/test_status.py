@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from replicator.status.model import (
 from replicator.status.windows import gap_json
 from replicator.stream import Problem as StreamProblem
 from replicator.stream import StoreStreamStatistics, StreamStatistics
+from replicator.stream.governor import Level, Outlook
 from tests.composed import write_policies
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -236,3 +238,29 @@ def test_metrics() -> None:
     assert all(str(name[0]).startswith("replicator_") for name in found)
     for name in ("replicator_proof_age_seconds", "replicator_replica_lag_bytes"):
         assert f"# TYPE {name} gauge" in text
+
+
+def test_a_gap_that_no_store_has_heard_of(known: Known) -> None:
+    """A gap that the stream met is shown while the stores are away; once one has heard of it, its word counts."""
+    gap = Gap(1, Lsn(0x2000000), Lsn(0x2800000), open=True)
+    met = replace(known, stream=replace(_STREAM, gaps=(gap,)))
+    assert codes(met) == ["open_gap"]
+    assert exit_code(Status({"frk": cluster_status(met)}, NOW).as_json()) == 4
+    for heard, expected in ((gap, ["open_gap"]), (replace(gap, open=False), [])):
+        view = replace(_VIEW, gaps=(gap_json(heard),))
+        assert codes(replace(met, views={"local": view})) == expected
+
+
+def test_room_of_the_slot_in_metrics(known: Known) -> None:
+    """What the governor knows, in bytes and seconds; else what the server says; infinity while it does not shrink."""
+
+    def room(stream: StreamStatistics) -> dict[str, float]:
+        status = Status({"frk": cluster_status(replace(known, stream=stream))}, NOW)
+        families = text_string_to_metric_families(metrics.render(status, NOW).decode())
+        return {sample.name: sample.value for found in families for sample in found.samples if "slot" in sample.name}
+
+    assert room(_STREAM) == {}
+    assert room(replace(_STREAM, safe_wal_bytes=5)) == {"replicator_slot_safe_bytes": 5}
+    outlook = Outlook(Level.WARN, 600, 400, math.inf, "policy")
+    expected = {"replicator_slot_safe_bytes": 400, "replicator_slot_safe_seconds": math.inf}
+    assert room(replace(_STREAM, outlook=outlook)) == expected

@@ -19,7 +19,7 @@ from replicator.repository.layout import piece_name
 from replicator.repository.objects import open_object
 from replicator.repository.repository import Repository
 from replicator.stream import ClusterStream, StreamSettings
-from replicator.tolerance import Deadline, SystemClock
+from replicator.tolerance import Clock, Deadline, SystemClock
 from tests.clusters import TestCluster
 
 SLOT = "replicator_test"
@@ -76,6 +76,7 @@ class RunningStream:
         chosen: StreamSettings | None = None,
         *,
         also: str = "",
+        clock: Clock | None = None,
         **arguments: Any,
     ) -> None:
         self.repository = repository
@@ -85,7 +86,7 @@ class RunningStream:
             chosen or settings(),
             connect=connector(cluster, also),
             sql=lambda: SqlConnection(f"{cluster().conninfo()} {also}", None),
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             **arguments,
         )
         self.failures: dict[str, BaseException] = {}

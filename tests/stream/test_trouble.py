@@ -14,7 +14,7 @@ from replicator.errors import HostLacks, ReplicatorError, SpoolFull, StoreUnavai
 from replicator.repository.repository import Repository
 from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster
 from tests.repositories import make_repository
-from tests.stream.streams import SLOT, RunningStream, catalog, settings, streaming
+from tests.stream.streams import SLOT, catalog, settings, streaming
 from tests.stream.test_acknowledge import Taps
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
@@ -128,37 +128,6 @@ def test_a_store_that_refuses_deletes_still_works(cluster: TestCluster, tmp_path
     with streaming(repository, tmp_path / "spool", cluster) as running:
         running.wait_durable(cluster.write_wal(100))
         end = cluster.write_wal(30_000)
-        running.wait_durable(end)
-        assert not running.stream.statistics().problems
-    assert_whole(repository, cluster, end)
-
-
-@pytest.mark.parametrize(
-    "step",
-    ["after receive", "before write", "after write", "before fsync", "after fsync", "after acknowledge", "before seal",
-     "after seal", "before put", "after put", "before remove"],
-)  # fmt: skip
-def test_a_process_killed_at_any_step_loses_nothing(cluster: TestCluster, tmp_path: Path, step: str) -> None:
-    """Whatever step the process dies at, a new one on the same spool goes on without a hole and without a conflict."""
-    repository = make_repository(tmp_path)
-    armed = threading.Event()
-    died = threading.Event()
-
-    def steps(name: str) -> None:
-        if died.is_set() or (armed.is_set() and name == step):
-            died.set()
-            raise KeyboardInterrupt(name)
-
-    running = RunningStream(repository, tmp_path / "spool", lambda: cluster, settings(), steps=steps).start()
-    try:
-        running.wait_durable(cluster.write_wal(100))
-        armed.set()
-        cluster.write_wal(20_000)
-        assert died.wait(10)
-    finally:
-        running.stop()
-    with streaming(repository, tmp_path / "spool", cluster, settings()) as running:
-        end = cluster.write_wal(100)
         running.wait_durable(end)
         assert not running.stream.statistics().problems
     assert_whole(repository, cluster, end)
