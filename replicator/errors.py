@@ -13,6 +13,7 @@ what a handler needs is an attribute. Integrity errors are never retryable and n
     │   └── TargetUnreachable            3   carries the reachable windows
     ├── VerificationFailed               4
     │   ├── IntegrityError               4   bytes are not what was sealed and signed
+    │   ├── RecoveryFailed               4   a restored cluster did not start or recover
     │   └── OpenGap                      4
     ├── SourceUnavailable                5   retryable
     │   ├── SourceRefused                5   not retryable at once: password, pg_hba, privilege
@@ -116,6 +117,10 @@ class VerificationFailed(ReplicatorError):
 
 class IntegrityError(VerificationFailed):
     """Bytes, names or signatures are not what was sealed. Never retried, never read as absent."""
+
+
+class RecoveryFailed(VerificationFailed):
+    """A restored cluster did not start, did not recover to its target, or let nobody in."""
 
 
 class OpenGap(VerificationFailed):

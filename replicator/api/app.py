@@ -39,11 +39,11 @@ class Answers(Protocol):
 
 
 class App:
-    """The application. `token` None asks nobody; health checks are never asked for it."""
+    """The application. `token` None asks nobody; health checks are never asked for it. It may be set anew."""
 
     def __init__(self, answers: Answers, token: bytes | None = None) -> None:
         self._answers = answers
-        self._token = token
+        self.token = token
         self._paths: dict[str, tuple[bool, Callable[[], tuple[HTTPStatus, str, bytes]]]] = {
             "/livez": (False, self._live),
             "/readyz": (False, self._ready),
@@ -88,11 +88,12 @@ class App:
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Unexpected", "unexpected error", "See the daemon's log.")
 
     def _allowed(self, header: str) -> bool:
-        if self._token is None:
+        token = self.token  # may be another for the next request
+        if token is None:
             return True
         kind, _, given = header.partition(" ")
         # WSGI hands header bytes over as Latin-1 text.
-        same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token)
+        same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token)
         return kind.lower() == "bearer" and same
 
     def _live(self) -> tuple[HTTPStatus, str, bytes]:

@@ -8,16 +8,18 @@ from typing import Any
 import urllib3
 
 from replicator.errors import KeysError, ProtocolViolation
+from replicator.tolerance import Deadline, SystemClock
 
-CONNECT_S, READ_S = 1.0, 5.0
-_MOST = 16 << 20
+#: To connect, between two bytes, and for all of the answer.
+CONNECT_S, READ_S, ALL_S = 1.0, 5.0, 15.0
+_MOST, _CHUNK = 16 << 20, 64 << 10
 #: A daemon that listens everywhere is asked on the loopback.
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
-def fetch_status(host: str, port: int, token: bytes | None) -> dict[str, Any] | None:
-    """The daemon's status; None when none answers. Raises KeysError when it refuses the token, ProtocolViolation when
-    what answers is no daemon of ours.
+def fetch_status(host: str, port: int, token: bytes | None, *, seconds: float = ALL_S) -> dict[str, Any] | None:
+    """The daemon's status; None when none answers within `seconds`. Raises KeysError when it refuses the token,
+    ProtocolViolation when what answers is no daemon of ours.
     """
     host = _ANYWHERE.get(host, host)
     place = f"[{host}]" if ":" in host else host
@@ -25,10 +27,11 @@ def fetch_status(host: str, port: int, token: bytes | None) -> dict[str, Any] | 
     with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S)) as pool:
         try:
             answer = pool.request("GET", f"http://{place}:{port}/status", headers=headers, preload_content=False)
-            body, code = answer.read(_MOST), answer.status
-            answer.release_conn()
+            body, code = _read(answer, Deadline(SystemClock(), seconds)), answer.status
         except urllib3.exceptions.HTTPError:
             return None
+    if body is None:
+        return None
     if code == 401:
         raise KeysError(
             f"the daemon at {host}:{port} refuses the token",
@@ -44,3 +47,15 @@ def fetch_status(host: str, port: int, token: bytes | None) -> dict[str, Any] | 
             hint="Check [api] listen in daemon.toml.",
         )
     return status
+
+
+def _read(answer: urllib3.BaseHTTPResponse, deadline: Deadline) -> bytes | None:
+    """The body, which must be all there before the deadline: None when it is not. One that drips never ends else."""
+    body = bytearray()
+    while data := answer.read1(_CHUNK):
+        body += data
+        if deadline.over or len(body) > _MOST:
+            answer.close()
+            return None
+    answer.release_conn()
+    return bytes(body)

@@ -84,6 +84,20 @@ def passfile_line(password: bytes) -> bytes:
     return b"*:*:*:*:" + password.replace(b"\\", b"\\\\").replace(b":", b"\\:") + b"\n"
 
 
+def facts_of_slot(sql: SqlConnection, slot: str) -> StandbyFacts | None:
+    """What a primary knows of the standby that uses `slot` now, some seconds late; None when none does. Raises
+    SourceUnavailable and its kinds.
+    """
+    rows = sql.execute(
+        "SELECT r.state, r.replay_lsn::text FROM pg_stat_replication r JOIN pg_replication_slots s"
+        " ON s.active_pid = r.pid WHERE s.slot_name = %s",
+        (slot,),
+    )
+    if not rows:
+        return None
+    return StandbyFacts(True, rows[0][0] == "streaming", Lsn.parse(rows[0][1]) if rows[0][1] else None)
+
+
 def standby_facts(sql: SqlConnection) -> StandbyFacts:
     """Ask a server. Raises SourceUnavailable and its kinds."""
     row = sql.execute(

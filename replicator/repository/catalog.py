@@ -15,6 +15,7 @@ from replicator.core.snapshot import Snapshot
 from replicator.core.timeline import TimelineHistory
 from replicator.core.windows import Gap, Window, gaps, holes, windows
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
+from replicator.repository.earlier import read_sound
 from replicator.repository.layout import (
     SYSTEM_ID,
     HistoryName,
@@ -30,7 +31,7 @@ from replicator.repository.layout import (
     snapshots_prefix,
     wal_prefix,
 )  # fmt: skip
-from replicator.repository.notes import gap_of, list_notes
+from replicator.repository.notes import gap_of, list_notes, retired_ranges
 from replicator.repository.objects import read_header
 from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
@@ -47,7 +48,7 @@ _MOST_LISTS = 3
 class StoreCatalog:
     """What one store holds of one system id. `wal` and `pieces` by 24-digit segment name; two names for a complete
     segment are a conflict. `segment_size` is 0 while there is no WAL. `damaged` are objects that were looked at and are
-    not what their names say: they count for nothing.
+    not what their names say: they count for nothing. `retired`: WAL that retention took, which is no gap.
     """
 
     store: str
@@ -61,6 +62,7 @@ class StoreCatalog:
     notes: tuple[NoteName, ...] = ()
     recorded_gaps: tuple[LsnRange, ...] = field(default=())
     damaged: tuple[str, ...] = ()
+    retired: tuple[LsnRange, ...] = ()
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -70,7 +72,7 @@ class StoreCatalog:
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Its gaps, open and closed."""
-        return gaps(self.snapshots, self.coverage, self.recorded_gaps)
+        return gaps(self.snapshots, self.coverage, self.recorded_gaps, self.retired)
 
     @property
     def conflicts(self) -> tuple[str, ...]:
@@ -123,7 +125,7 @@ def _read_histories(
 def read_history_file(store: ReadableStore, system_id: int, timeline: int, keyring: Keyring) -> bytes:
     """PostgreSQL's `.history` file, byte for byte. Raises ObjectAbsent, IntegrityError."""
     name = history_name(system_id, timeline)
-    body = open_document(keyring, "history", name, store.get(name))
+    body = read_sound(store, name, lambda found: open_document(keyring, "history", name, found.get(name)))
     return from_base64url(body["content"])
 
 
@@ -166,6 +168,7 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
         notes=notes,
         recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
         damaged=damaged,
+        retired=retired_ranges(store, system_id, notes, keyring),
     )
 
 

@@ -11,6 +11,8 @@ from replicator.core.snapshot import Snapshot
 ROOT = "replicator.json"
 KEYS = "keys/"
 WRITERS = "writers/"
+#: What `check` puts and removes to see what a store honours; readers of a repository look at no such name.
+PROBE = "probe/"
 
 _T, _L, _S, _F = r"([0-9A-F]{8})", r"([0-9A-F]{16})", r"([0-9A-F]{24})", r"([0-9a-f]{16})"
 _LABEL = r"(\d{8}T\d{6}Z)"
@@ -91,7 +93,35 @@ class NoteName:
     fingerprint: str
 
 
-Name = WalName | PieceName | HistoryName | PackName | BeginName | ManifestName | NoteName
+@dataclass(frozen=True, slots=True, order=True)
+class RecordName:
+    """A verification's record; `time` is its text form."""
+
+    system_id: int
+    time: str
+    kind: str
+    fingerprint: str
+
+    @property
+    def id(self) -> str:
+        """How people and other records name it."""
+        return f"{self.time}-{self.kind}-{self.fingerprint}"
+
+
+Name = WalName | PieceName | HistoryName | PackName | BeginName | ManifestName | NoteName | RecordName
+
+
+#: What an Object Lock holds of a system id: what a restore needs or a proof says. Never pieces, which give way to
+#: their segment, nor notes, which only remark.
+_LOCKED = frozenset({"history", "packs", "records", "snapshots", "wal"})
+
+
+def locked(name: str) -> bool:
+    """Whether a store with Object Lock keeps the object of this name from being deleted."""
+    first, _, rest = name.partition("/")
+    if name == ROOT or name.startswith((KEYS, WRITERS, "removed/")):
+        return True
+    return SYSTEM_ID.match(first) is not None and rest.partition("/")[0] in _LOCKED
 
 
 def key_name(key_id: bytes) -> str:
@@ -186,6 +216,16 @@ def note_name(system_id: int, time: str, kind: str, subject: str, fingerprint: s
     return f"{notes_prefix(system_id)}{time}-{kind}-{subject}-{fingerprint}"
 
 
+def records_prefix(system_id: int) -> str:
+    """All records."""
+    return f"{system_id}/records/"
+
+
+def record_name(record: RecordName) -> str:
+    """A record."""
+    return f"{records_prefix(record.system_id)}{record.id}"
+
+
 _WAL = re.compile(rf"{_SYSTEM}/wal/{_T}/{_T}/{_S}-{_F}\Z")
 _PIECE = re.compile(rf"{_SYSTEM}/pieces/{_T}/{_S}/{_L}-{_L}-{_F}\Z")
 _HISTORY = re.compile(rf"{_SYSTEM}/history/{_T}\.history\Z")
@@ -193,6 +233,7 @@ _PACK = re.compile(rf"{_SYSTEM}/packs/{_LABEL}/([0-9a-f]{{8}})-(\d{{6}})\Z")
 _BEGIN = re.compile(rf"{_SYSTEM}/packs/{_LABEL}/begin-([0-9a-f]{{8}})\Z")
 _MANIFEST = re.compile(rf"{_SYSTEM}/snapshots/{_LABEL}/{_T}-{_L}-{_L}\Z")
 _NOTE = re.compile(rf"{_SYSTEM}/notes/(\d{{8}}T\d{{12}}Z)-([a-z]+)-([A-Za-z0-9._]+)-{_F}\Z")
+_RECORD = re.compile(rf"{_SYSTEM}/records/(\d{{8}}T\d{{12}}Z)-([a-z]+)-{_F}\Z")
 SYSTEM_ID = re.compile(rf"{_SYSTEM}\Z")
 
 
@@ -267,6 +308,11 @@ def _parse_note(name: str) -> Name | None:
     return NoteName(int(match[1]), match[2], match[3], match[4], match[5]) if match else None
 
 
+def _parse_record(name: str) -> Name | None:
+    match = _RECORD.match(name)
+    return RecordName(int(match[1]), match[2], match[3], match[4]) if match else None
+
+
 _PARSERS = {
     "wal": _parse_wal,
     "pieces": _parse_piece,
@@ -274,4 +320,5 @@ _PARSERS = {
     "packs": _parse_pack,
     "snapshots": _parse_manifest,
     "notes": _parse_note,
+    "records": _parse_record,
 }

@@ -6,13 +6,15 @@ handed out before what it stands on was verified. Never retries and never decide
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from replicator.core.lsn import Lsn
 from replicator.errors import IntegrityError
+from replicator.repository.earlier import earlier_contents, read_sound
 from replicator.repository.layout import ManifestName, PackName, PieceName, WalName, parse_name
-from replicator.seal.digest import digest
-from replicator.seal.header import FRAME_SIZE, HEADER_SIZE, SEALED_KEY_SIZE, Header, Kind
+from replicator.seal.digest import Fingerprint, digest
+from replicator.seal.header import FRAME_SIZE, HEADER_SIZE, SEALED_KEY_SIZE, Cipher, Header, Kind
 from replicator.seal.keyring import Keyring
 from replicator.seal.sealer import ObjectOpener, check_head, parse_tail, verify_table
 from replicator.seal.table import TAIL_SIZE, Table
@@ -20,6 +22,8 @@ from replicator.store.protocol import ReadableStore
 
 #: The most bytes fetched by one request when frames are read one after another.
 BATCH_SIZE = 4 * FRAME_SIZE
+#: The same when all is only looked at: larger pieces of memory are given back to the system and cleared again each time.
+EXAMINE_SIZE = 2 * FRAME_SIZE
 
 
 def read_table(store: ReadableStore, name: str, keyring: Keyring) -> Table:
@@ -27,7 +31,7 @@ def read_table(store: ReadableStore, name: str, keyring: Keyring) -> Table:
 
     Raises ObjectAbsent, IntegrityError.
     """
-    return _read_table(store, name, keyring)[0]
+    return read_sound(store, name, lambda found: _read_table(found, name, keyring)[0])
 
 
 def _read_table(store: ReadableStore, name: str, keyring: Keyring) -> tuple[Table, bytes]:
@@ -48,9 +52,11 @@ def _read_table(store: ReadableStore, name: str, keyring: Keyring) -> tuple[Tabl
 class StoredObject:
     """One object whose head and table are verified; frames are fetched on demand and verified one by one."""
 
-    def __init__(self, store: ReadableStore, opener: ObjectOpener) -> None:
+    def __init__(self, store: ReadableStore, opener: ObjectOpener, keyring: Keyring | None = None) -> None:
+        """With a keyring earlier contents are looked for when a frame is damaged."""
         self._store = store
         self._opener = opener
+        self._keyring = keyring
         self._offsets = opener.table.offsets
 
     @property
@@ -65,9 +71,7 @@ class StoredObject:
 
     def frame(self, number: int) -> bytes:
         """The plain bytes of one frame, by one range request. Raises IntegrityError."""
-        entry = self.table.frames[number]
-        sealed = self._store.get(self.table.name, self._offsets[number], entry.sealed_size)
-        return self._opener.open_frame(number, sealed)
+        return next(self.frames(number, 1))
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[bytes]:
         """The plain bytes of consecutive frames, several by each request."""
@@ -80,8 +84,24 @@ class StoredObject:
             sealed = memoryview(self._store.get(self.table.name, start, self._offsets[last] - start))
             for number in range(first, last):
                 low, high = self._offsets[number] - start, self._offsets[number + 1] - start
-                yield self._opener.open_frame(number, sealed[low:high])
+                try:
+                    plain = self._opener.open_frame(number, sealed[low:high])
+                except IntegrityError as error:
+                    plain = self._frame_before(number, error)
+                yield plain
             first = last
+
+    def _frame_before(self, number: int, error: IntegrityError) -> bytes:
+        """The frame from an earlier content of the same object; raises `error` when there is none that is well."""
+        if self._keyring is not None:
+            for found in earlier_contents(self._store, self.table.name):
+                try:
+                    before = _open_object(found, self.table.name, self._keyring)
+                    if before.table == self.table:
+                        return before.frame(number)
+                except IntegrityError:
+                    continue
+        raise error
 
     def read(self) -> bytes:
         """All plain bytes: for objects known to be small."""
@@ -90,6 +110,12 @@ class StoredObject:
 
 def open_object(store: ReadableStore, name: str, keyring: Keyring) -> StoredObject:
     """An object ready to give its plain bytes. Raises ObjectAbsent, IntegrityError, CannotOpen."""
+    found = read_sound(store, name, lambda found: _open_object(found, name, keyring))
+    found._keyring = keyring
+    return found
+
+
+def _open_object(store: ReadableStore, name: str, keyring: Keyring) -> StoredObject:
     table, writer = _read_table(store, name, keyring)
     head = store.get(name, 0, table.head_size)
     header = check_head(keyring, head, table, name)
@@ -109,8 +135,63 @@ def check_object(store: ReadableStore, name: str, keyring: Keyring) -> Table:
     return table
 
 
+@dataclass(frozen=True, slots=True)
+class ExaminedObject:
+    """An object whose every byte was looked at. `opened`: so were its plain bytes. `segment_size`: 0 for a pack."""
+
+    table: Table
+    opened: bool
+    segment_size: int
+
+
+def examine_object(
+    store: ReadableStore, name: str, keyring: Keyring, tick: Callable[[int], None], fingerprint: str = ""
+) -> ExaminedObject:
+    """Read all of an object, by large reads in turn, and check what can be checked here: without the private key head,
+    table, signature, place and frame digests; with it the plain bytes too, and that they have this `fingerprint`.
+
+    `tick` is told the bytes of each read. Raises ObjectAbsent, IntegrityError, and whatever `tick` raises.
+    """
+    table, writer = _read_table(store, name, keyring)
+    head = store.get(name, 0, table.head_size)
+    header = check_head(keyring, head, table, name)
+    _check_place(header, table, writer, name)
+    opened = header.cipher is Cipher.NONE or header.key_id in keyring.private
+    opener = ObjectOpener(keyring, header, head, table) if opened else None
+    mark = Fingerprint(keyring.repository_id)
+    for number, sealed in _sealed_frames(store, table, tick):
+        if opener is not None:
+            plain = opener.open_frame(number, sealed)
+            if fingerprint:
+                mark.update(plain)
+        elif digest(sealed) != table.frames[number].digest:
+            raise IntegrityError(f"{name}: frame {number} is damaged", object=name, frame=number)
+    if opened and fingerprint and mark.hex() != fingerprint:
+        raise IntegrityError(f"{name}: its fingerprint is another's", object=name)
+    return ExaminedObject(table, opened, header.segment_size)
+
+
+def _sealed_frames(store: ReadableStore, table: Table, tick: Callable[[int], None]) -> Iterator[tuple[int, memoryview]]:
+    """Every frame as it is stored, several by each request."""
+    offsets, end, first = table.offsets, len(table.frames), 0
+    while first < end:
+        last = first + 1
+        while last < end and offsets[last + 1] - offsets[first] <= EXAMINE_SIZE:
+            last += 1
+        start = offsets[first]
+        sealed = memoryview(store.get(table.name, start, offsets[last] - start))
+        for number in range(first, last):
+            yield number, sealed[offsets[number] - start : offsets[number + 1] - start]
+        tick(len(sealed))
+        first = last
+
+
 def read_header(store: ReadableStore, name: str, keyring: Keyring) -> Header:
     """An object's header, verified against its signed table. Raises ObjectAbsent, IntegrityError."""
+    return read_sound(store, name, lambda found: _read_header(found, name, keyring))
+
+
+def _read_header(store: ReadableStore, name: str, keyring: Keyring) -> Header:
     table, writer = _read_table(store, name, keyring)
     header = check_head(keyring, store.get(name, 0, table.head_size), table, name)
     _check_place(header, table, writer, name)

@@ -45,6 +45,7 @@ class UnverifiedDocument:
     def __init__(self, data: bytes, name: str) -> None:
         """Raise IntegrityError when `data` is not a document of that name."""
         self.name = name
+        self.data = data
         self._line, self.signer, self._signature = _split(data, name)
         try:
             value = json.loads(self._line)
@@ -75,7 +76,7 @@ def open_document(keyring: Keyring, kind: str, name: str, data: bytes) -> dict[s
         raise IntegrityError(f"{name}: a document of kind {document.kind}", object=name)
     if document.repository != keyring.repository_id.hex():
         raise IntegrityError(f"{name}: belongs to another repository", object=name)
-    by_root = kind in {"repository", "key", "recipient", "writer"}
+    by_root = kind in {"repository", "key", "recipient", "writer", "removal"}
     if by_root != (document.signer == "root"):
         raise IntegrityError(f"{name}: signed by the wrong key", object=name)
     if by_root:

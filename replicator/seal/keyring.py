@@ -18,7 +18,7 @@ NO_KEY = bytes(8)
 @dataclass(frozen=True)
 class Keyring:
     """Immutable; `with_…` return new ones. `public` are repository keys by id, `current` the one to seal to
-    (NO_KEY without encryption), `writers` the public halves that the root signed.
+    (NO_KEY without encryption), `writers` the public halves that the root signed, `removed` what it removed.
     """
 
     repository_id: bytes
@@ -30,6 +30,7 @@ class Keyring:
     private: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     writer: SigningKey | None = field(default=None, repr=False)
     root_key: SigningKey | None = field(default=None, repr=False)
+    removed: frozenset[str] = frozenset()
 
     @property
     def can_open(self) -> bool:
@@ -48,6 +49,10 @@ class Keyring:
     def with_writer(self, writer: SigningKey | None) -> Keyring:
         """This keyring signing as `writer`."""
         return replace(self, writer=writer)
+
+    def with_root(self, root: SigningKey) -> Keyring:
+        """This keyring with the root's private half."""
+        return replace(self, root_key=root)
 
     def without_secrets(self) -> Keyring:
         """The same without private halves and root: what a host that only writes has."""

@@ -33,6 +33,7 @@ from replicator.snapshot.channels import Channels
 from replicator.snapshot.index import IndexWriter
 from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, SnapshotRow, TakeJob, TakeResult
 from replicator.snapshot.leftout import refuse_left_out
+from replicator.snapshot.manifest import put_once
 from replicator.snapshot.packer import Packer, PackPlace
 from replicator.snapshot.parent import Parent, choose_parent, load_parent, missing_packs
 from replicator.snapshot.participants import Participants
@@ -260,7 +261,7 @@ class _Take:
                         store=store_name,
                     )
                 extend_locks(store, self._keyring, snapshot.system_id, packs, new=(snapshot.label, self._attempt))
-                store.put(name, path)
+                put_once(store, name, path, self._keyring, self._attempt)
 
             holders = self._participants.each(put, what="putting the manifest", to_the_end=True)
             job.steps("manifest")

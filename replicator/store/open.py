@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
+from replicator.store.locks import Lock
 from replicator.store.protocol import Driver
 from replicator.store.resilient import ResilientStore
 from replicator.tolerance import Clock, SystemClock
@@ -31,15 +33,19 @@ def open_store(
     stop: Event | None = None,
     budget_s: float | None = None,
     most: int = 8,
+    locked: Callable[[str], bool] | None = None,
 ) -> ResilientStore:
     """The store of a policy, with its retries, breaker and bulkhead. Makes no request yet.
 
     `stop` ends waits between tries; `budget_s` replaces the policy's budget (a status that must not wait); `most` is
-    the number of requests at once.
+    the number of requests at once. `locked` says which objects the policy's object_lock holds; None: it only reads.
     """
+    time = clock if clock is not None else SystemClock()
+    days = policy.object_lock
+    lock = Lock(days, locked, time.now) if days is not None and locked is not None else None
     return ResilientStore(
-        _driver(policy, tolerance, resolve, most),
-        clock=clock if clock is not None else SystemClock(),
+        _driver(policy, tolerance, resolve, most, lock),
+        clock=time,
         budget_s=tolerance.retry_budget if budget_s is None else budget_s,
         breaker_failures=tolerance.breaker_failures,
         breaker_reset_s=tolerance.breaker_reset,
@@ -49,7 +55,7 @@ def open_store(
     )
 
 
-def _driver(policy: StorePolicy, tolerance: TolerancePolicy, resolve: Resolve, most: int) -> Driver:
+def _driver(policy: StorePolicy, tolerance: TolerancePolicy, resolve: Resolve, most: int, lock: Lock | None) -> Driver:
     # Imported when used: boto3 takes 0.3 s, and a restore_command from a directory is run for each segment.
     if policy.scheme == "file":
         from replicator.store.directory import DirectoryStore  # noqa: PLC0415
@@ -73,4 +79,5 @@ def _driver(policy: StorePolicy, tolerance: TolerancePolicy, resolve: Resolve, m
         connect_timeout=tolerance.connect_timeout,
         read_timeout=tolerance.request_timeout,
         most=most,
+        lock=lock,
     )

@@ -5,7 +5,8 @@ Owns what a lost answer means: after a request of unknown outcome, "already exis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import TypeVar
 from blake3 import blake3
 
 from replicator.errors import AlreadyExists, ReplicatorError, StoreUnavailable
+from replicator.store import locks
 from replicator.store.files import open_body
 from replicator.store.names import validate_name
-from replicator.store.protocol import Driver, ObjectInfo, ObjectWriter, Properties, Upload
+from replicator.store.probe import Observation, probe
+from replicator.store.protocol import Driver, ObjectInfo, ObjectWriter, Properties, ReadableStore, Upload
 from replicator.store.writer import PartWriter
 from replicator.tolerance import Breaker, BreakerStatistics, Bulkhead, BulkheadStatistics, Clock, Retry, RetryStatistics
 
@@ -116,14 +119,32 @@ class ResilientStore:
             yield from found
             last = found[-1].name
 
+    @property
+    def locks(self) -> bool:
+        """Whether objects are locked."""
+        return locks.locks(self._driver)
+
+    def extend_lock(self, name: str) -> None:
+        """Keep an object that is there for the whole lock time from now. Raises ObjectAbsent, StoreDenied."""
+        self._call(lambda: locks.extend_lock(self._driver, name), what=f"extend the lock of {name}")
+
+    def earlier(self, name: str) -> Iterator[ReadableStore]:
+        """The store with each earlier content of `name` in its place, oldest first; it is for reading."""
+        for driver in self._call(lambda: list(locks.earlier(self._driver, name)), what=f"list versions of {name}"):
+            found = copy(self)
+            found._driver = driver  # type: ignore[assignment]  # nothing is written through it
+            yield found
+
+    def probe(self, folder: str) -> Sequence[Observation]:
+        """Find out what the store honours, with throw-away objects below `folder`."""
+        return self._call(lambda: probe(self._driver, folder), what=f"probe {self.name}")
+
     def put(self, name: str, body: bytes | Path) -> None:
         """Create an object: visible as a whole, durable on return. Raises AlreadyExists."""
         if isinstance(body, Path) and body.is_file() and body.stat().st_size > _WHOLE:
             self._stream(name, body)
             return
-        self._creating(
-            lambda: self._driver.put(name, body), what=f"write {name}", ours=lambda: self._same(name, *_facts(body))
-        )
+        self._creating(name, lambda: self._driver.put(name, body), ours=lambda: self._same(name, *_facts(body)))
 
     def writer(self, name: str) -> ObjectWriter:
         """Create an object from a stream; each part is retried by itself."""
@@ -141,7 +162,7 @@ class ResilientStore:
             writer.commit()
 
     def _complete(self, upload: Upload, name: str, *, size: int, digest: bytes) -> None:
-        self._creating(upload.complete, what=f"write {name}", ours=lambda: self._same(name, size, digest))
+        self._creating(name, upload.complete, ours=lambda: self._same(name, size, digest))
 
     def _call(
         self, request: Callable[[], T], *, what: str, on_failure: Callable[[ReplicatorError], None] | None = None
@@ -150,7 +171,7 @@ class ResilientStore:
             lambda: self._bulkhead.call(lambda: self._breaker.call(request)), what=what, on_failure=on_failure
         )
 
-    def _creating(self, request: Callable[[], None], *, what: str, ours: Callable[[], bool]) -> None:
+    def _creating(self, name: str, request: Callable[[], None], *, ours: Callable[[], bool]) -> None:
         """Make an object visible. Its being there already is well only when an earlier try of this very call may have
         done it and the bytes are ours.
         """
@@ -165,10 +186,11 @@ class ResilientStore:
                 raise
 
         try:
-            self._call(attempt, what=what)
+            self._call(attempt, what=f"write {name}")
         except AlreadyExists:
             if not (unknown and ours()):
                 raise
+            self.extend_lock(name)
 
     def _same(self, name: str, size: int, digest: bytes) -> bool:
         """Whether the object holds exactly the bytes of this BLAKE3 digest."""

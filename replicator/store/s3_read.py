@@ -16,12 +16,16 @@ _RESUMED = 8
 
 
 class Reading:
-    """A read of `key`; what came before a break is kept, and an object that changed meanwhile is not mixed in."""
+    """A read of `key`, or of its `version`. What came before a break is kept, and an object that changed meanwhile is
+    not mixed in.
+    """
 
-    def __init__(self, store: str, client: S3Client, bucket: str, key: str, name: str) -> None:
+    def __init__(
+        self, store: str, client: S3Client, bucket: str, key: str, name: str, version: str | None = None
+    ) -> None:
         self._store = store
         self._client = client
-        self._where = {"Bucket": bucket, "Key": key}
+        self._where = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version is not None else {})}
         self._name = name
 
     def read(self, span: str | None) -> tuple[bytes, int]:

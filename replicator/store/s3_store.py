@@ -6,17 +6,23 @@ overwrite before it has shown that it does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from replicator.errors import AlreadyExists, ObjectAbsent, ReplicatorError, StoreMisconfigured, StoreUnavailable
+from replicator.store import s3_bucket, s3_lock
 from replicator.store.answers import is_beyond, is_conflict, is_unsupported
 from replicator.store.body import Body, open_bytes, open_file
+from replicator.store.locks import Lock
 from replicator.store.names import OddNames, validate_name, validate_prefix
+from replicator.store.probe import Observation
 from replicator.store.protocol import ObjectInfo, ObjectWriter, Properties
 from replicator.store.s3 import make_client, translated
+from replicator.store.s3_probe import Prober
 from replicator.store.s3_read import Reading
 from replicator.store.s3_upload import COMPLETE, PUT, S3Upload
 from replicator.store.writer import PartWriter
@@ -29,7 +35,8 @@ class S3Store:
     """A store in `bucket`, below `prefix` ("" or "a/b"). Timeouts in seconds.
 
     With keys given nothing else is looked at: no ~/.aws, no AWS_ variables, no instance metadata. Without keys the
-    usual AWS chain finds them. With an `endpoint` the bucket stands in the path. `most` connections are kept.
+    usual AWS chain finds them. With an `endpoint` the bucket stands in the path. `most` connections are kept. `lock`:
+    the Object Lock that every object is created under.
     """
 
     part_size = 8 << 20
@@ -48,11 +55,14 @@ class S3Store:
         connect_timeout: float = 5.0,
         read_timeout: float = 30.0,
         most: int = 8,
+        lock: Lock | None = None,
     ) -> None:
         self._name = name
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._odd = OddNames(name)
+        self._lock = lock
+        self._version: tuple[str, str] | None = None
         # AWS is known to honour If-None-Match; any other server has to show it, for each of the two requests.
         self._proven = set(_CREATING) if endpoint is None else set()
         self._conditional = True
@@ -84,8 +94,11 @@ class S3Store:
         return Properties(create_only=self._proven >= _CREATING, ranged=True)
 
     def prepare(self) -> None:
-        """Raise StoreMisconfigured when the bucket isn't there. It is never made: its settings are its owner's."""
-        self._require_bucket()
+        """Raise StoreMisconfigured when the bucket isn't there, or its Object Lock doesn't fit. It is never made: its
+        settings are its owner's.
+        """
+        s3_bucket.require_bucket(self._name, self._client, self._bucket)
+        s3_bucket.check_lock(self._name, self._client, self._bucket, wanted=self._lock is not None)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes [offset, offset + length), cut at the object's end. Raises ObjectAbsent."""
@@ -163,7 +176,9 @@ class S3Store:
             if content.size > _WHOLE:
                 self._put_parts(name, content)
                 return
-            self.create(name, PUT, self._client.put_object, Key=key, **content.arguments(md5=self.sends_md5))
+            until = self._locked_until(name)
+            sent = content.arguments(md5=self.sends_md5 or until is not None)  # S3 demands it where a lock is asked for
+            self.create(name, PUT, self._client.put_object, Key=key, **sent, **s3_lock.arguments(until))
 
     def writer(self, name: str) -> ObjectWriter:
         """Create an object from a stream."""
@@ -174,10 +189,12 @@ class S3Store:
         key = self._key(name)
         self.refuse_taken(name, COMPLETE)
         with self.translated(f"write {name}"):
-            begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=key)
+            until = self._locked_until(name)
+            begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, **s3_lock.arguments(until))
         if not begun.get("UploadId"):
             raise StoreUnavailable(f"store {self._name}: the answer about {name} broke off", store=self._name)
-        return S3Upload(self, self._client, self._bucket, key, name, begun["UploadId"])
+        md5 = self.sends_md5 or until is not None
+        return S3Upload(self, self._client, self._bucket, key, name, begun["UploadId"], md5=md5)
 
     def delete(self, name: str) -> None:
         """Remove an object; well when it isn't there. Raises StoreDenied when refused."""
@@ -186,7 +203,34 @@ class S3Store:
             with self.translated(f"delete {name}"):
                 self._client.delete_object(Bucket=self._bucket, Key=key)
         except ObjectAbsent:
-            self._require_bucket()
+            s3_bucket.require_bucket(self._name, self._client, self._bucket)
+
+    @property
+    def locks(self) -> bool:
+        """Whether objects are locked."""
+        return self._lock is not None
+
+    def extend_lock(self, name: str) -> None:
+        """Keep an object that is there for the whole lock time from now. Raises ObjectAbsent, StoreDenied."""
+        until = self._locked_until(name)
+        if until is not None:
+            where = {"Bucket": self._bucket, "Key": self._key(name)}
+            s3_lock.extend(self._name, self._client, where, name, until)
+
+    def earlier(self, name: str) -> Iterator[S3Store]:
+        """The store with each earlier content of `name` in its place, oldest first; it is for reading."""
+        for version in s3_lock.versions(self._name, self._client, self._bucket, self._key(name), name):
+            found = copy(self)
+            found._version = (name, version)
+            yield found
+
+    def probe(self, folder: str) -> Sequence[Observation]:
+        """Find out what the server honours, with throw-away objects below `folder`."""
+        s3_bucket.check_lock(self._name, self._client, self._bucket, wanted=self.locks)
+        return Prober(self._name, self._client, self._bucket, self._prefix + folder, self.locks).run()
+
+    def _locked_until(self, name: str) -> datetime | None:
+        return self._lock.until() if self._lock is not None and self._lock.holds(name) else None
 
     def refuse_taken(self, name: str, kind: str) -> None:
         """Look first, where the server has not shown that it refuses to overwrite. Raises AlreadyExists."""
@@ -234,24 +278,14 @@ class S3Store:
         return self._reading(name).read(span)
 
     def _reading(self, name: str) -> Reading:
-        return Reading(self._name, self._client, self._bucket, self._key(name), name)
+        version = self._version[1] if self._version is not None and self._version[0] == name else None
+        return Reading(self._name, self._client, self._bucket, self._key(name), name, version)
 
     def _put_parts(self, name: str, content: Body) -> None:
         with self.writer(name) as writer:
             while part := content.read(self.part_size):
                 writer.write(part)
             writer.commit()
-
-    def _require_bucket(self) -> None:
-        try:
-            with self.translated("look at the bucket"):
-                self._client.head_bucket(Bucket=self._bucket)
-        except ObjectAbsent as error:
-            raise StoreMisconfigured(
-                f"store {self._name}: there is no bucket {self._bucket}",
-                hint="Make the bucket, or correct the store's url in the policy.",
-                store=self._name,
-            ) from error
 
     def _key(self, name: str) -> str:
         return self._prefix + validate_name(name)

@@ -26,14 +26,13 @@ class _Owner(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def sends_md5(self) -> bool: ...
-
     def translated(self, doing: str) -> AbstractContextManager[None]: ...
 
     def refuse_taken(self, name: str, kind: str) -> None: ...
 
     def refuse_taken_now(self, name: str) -> None: ...
+
+    def extend_lock(self, name: str) -> None: ...
 
     def create(self, name: str, kind: str, request: Any, **arguments: Any) -> None: ...
 
@@ -41,13 +40,16 @@ class _Owner(Protocol):
 class S3Upload:
     """Parts numbered from 1 as S3 does; sending a part again replaces it."""
 
-    def __init__(self, store: _Owner, client: S3Client, bucket: str, key: str, name: str, upload_id: str) -> None:
+    def __init__(
+        self, store: _Owner, client: S3Client, bucket: str, key: str, name: str, upload_id: str, *, md5: bool
+    ) -> None:
         self._store = store
         self._client = client
         self._bucket = bucket
         self._key = key
         self._name = name
         self._id = upload_id
+        self._md5 = md5
         self._parts: dict[int, str] = {}
 
     def part(self, number: int, offset: int, data: bytes) -> None:  # noqa: ARG002 - S3 orders by number
@@ -61,7 +63,7 @@ class S3Upload:
                 UploadId=self._id,
                 PartNumber=number + 1,
                 Body=data,
-                **(md5_argument(data) if self._store.sends_md5 else {}),
+                **(md5_argument(data) if self._md5 else {}),
             )
         if not sent.get("ETag"):
             raise StoreUnavailable(f"store {self._store.name}: the answer about {self._name} broke off")
@@ -85,6 +87,7 @@ class S3Upload:
         except UploadLost:
             self._store.refuse_taken_now(self._name)  # an earlier try was answered into a cut line
             raise
+        self._store.extend_lock(self._name)  # some servers forget the lock that the upload was begun with
 
     def abort(self) -> None:
         """Forget the parts. A bucket's lifecycle rule must take what can't be aborted now."""

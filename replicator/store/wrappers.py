@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from replicator.errors import UsageError
+from replicator.store import locks
 from replicator.store.names import validate_prefix
 from replicator.store.protocol import ObjectInfo, ObjectWriter, Properties, ReadableStore, Store
 
@@ -42,6 +43,11 @@ class ReadOnly:
         """Facts of one object. Raises ObjectAbsent."""
         return replace(self._readable.stat(self._prefix + name), name=name)
 
+    def earlier(self, name: str) -> Iterator[ReadableStore]:
+        """The store with each earlier content of `name` in its place, oldest first."""
+        for found in locks.earlier(self._readable, self._prefix + name):
+            yield ReadOnly(found, self._prefix)
+
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Every object whose name begins with `prefix` and sorts after `after`, ascending bytewise, lazily."""
         skipped = len(self._prefix)
@@ -63,6 +69,15 @@ class Prefixed(ReadOnly):
     def writer(self, name: str) -> ObjectWriter:
         """Create an object from a stream."""
         return self._inner.writer(self._prefix + name)
+
+    @property
+    def locks(self) -> bool:
+        """Whether objects are locked."""
+        return locks.locks(self._inner)
+
+    def extend_lock(self, name: str) -> None:
+        """Keep an object that is there for the whole lock time from now."""
+        locks.extend_lock(self._inner, self._prefix + name)
 
     def delete(self, name: str) -> None:
         """Remove an object; well when it isn't there."""

@@ -181,7 +181,7 @@ class Board:
 
     def before_holes(self, ends: dict[int, Lsn]) -> dict[int, Lsn]:
         """`ends`, or where the stores' newest timeline has its first open hole, when the spool that would have filled
-        it is lost: puts that run side by side leave such. Holes that `prune` made lie before a snapshot, and are closed.
+        it is lost: puts that run side by side leave such. Holes that `prune` made lie before a snapshot: closed.
         """
         if not ends or self._spool is None or self._spool.stretches():
             return ends

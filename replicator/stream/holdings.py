@@ -30,7 +30,7 @@ class Holdings:
         self.pieces: dict[str, dict[str, PieceName]] = {}
         self._documents = {_note(note) for note in catalog.notes}
         self._starts = self._first_needed(spool)
-        self._accounted = self.coverage.union(_coverage([*catalog.recorded_gaps, *lost]))
+        self._accounted = self.coverage.union(_coverage([*catalog.recorded_gaps, *catalog.retired, *lost]))
         self._size = catalog.segment_size
         for segment, held in catalog.pieces.items():
             for piece in held:

@@ -25,3 +25,10 @@ def test_every_row_names_one() -> None:
     rows = [line for line in (ROOT / "docs/tolerance.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert rows
     assert all("`tests/" in row for row in rows)
+
+
+@pytest.mark.parametrize("part", ["timeouts", "deadline", "retry", "circuit breaker", "bulkhead"])
+def test_each_mechanism_of_remote_calls_is_shown_by_its_harm(part: str) -> None:
+    """Every timeout, deadline, budget, breaker and bulkhead has a test that turns it off first."""
+    rows = [line for line in (ROOT / "docs/tolerance.md").read_text().splitlines() if line.startswith(f"| {part} |")]
+    assert any("`tests/tolerance/test_harm" in row for row in rows)

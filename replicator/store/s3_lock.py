@@ -1,0 +1,72 @@
+"""Object Lock and versions of S3 objects: the requests, and what their answers mean.
+
+Locks are set in compliance mode: nobody can shorten one, the bucket's owner neither. Never reads or writes content.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from replicator.errors import NotFound, ReplicatorError, StoreDenied, StoreMisconfigured, StoreUnavailable
+from replicator.store.answers import is_unsupported
+from replicator.store.s3 import translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+MODE = "COMPLIANCE"
+#: Earlier contents looked at: whoever can overwrite may do it often, and the oldest come first.
+_MOST_VERSIONS = 100
+_MOST_PAGES = 50
+
+
+def arguments(until: datetime | None) -> dict[str, Any]:
+    """The arguments of the request that begins an object."""
+    if until is None:
+        return {}
+    return {"ObjectLockMode": MODE, "ObjectLockRetainUntilDate": until}
+
+
+def extend(store: str, client: S3Client, where: dict[str, Any], name: str, until: datetime) -> None:
+    """Lock an object until then, unless it is locked for longer. Raises StoreDenied, ObjectAbsent."""
+    try:
+        with translated(store, f"extend the lock of {name}"):
+            client.put_object_retention(**where, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until})
+    except ReplicatorError as error:
+        if not isinstance(error, StoreDenied | StoreMisconfigured) or _held_until(client, where) < until:
+            if isinstance(error, StoreDenied):
+                hint = "Allow s3:PutObjectRetention for the store's credentials."
+                raise StoreDenied(error.message, hint=hint, **error.context) from error
+            raise
+
+
+def _held_until(client: S3Client, where: dict[str, Any]) -> datetime:
+    """The end of an object's lock, long ago where that can't be known."""
+    never = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+    try:
+        with translated("", "read a lock"):
+            held = client.get_object_retention(**where)["Retention"]
+    except (ReplicatorError, KeyError):
+        return never
+    return held.get("RetainUntilDate", never) if held.get("Mode") == MODE else never
+
+
+def versions(store: str, client: S3Client, bucket: str, key: str, name: str) -> list[str]:
+    """The ids of a key's earlier contents, oldest first; none where the bucket keeps none or can't list them."""
+    found: list[str] = []
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": key}
+    for _ in range(_MOST_PAGES):
+        try:
+            with translated(store, f"list the versions of {name}"):
+                page = client.list_object_versions(**asked)
+        except (StoreUnavailable, NotFound) as error:
+            if is_unsupported(error):
+                return []
+            raise
+        listed = page.get("Versions", [])
+        found += [item["VersionId"] for item in listed if item["Key"] == key and not item["IsLatest"]]
+        if not page.get("IsTruncated") or any(item["Key"] > key for item in listed):
+            break
+        asked |= {"KeyMarker": page.get("NextKeyMarker", ""), "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+    return found[::-1][:_MOST_VERSIONS]
