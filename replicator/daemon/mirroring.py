@@ -111,17 +111,13 @@ class MirrorKeeper:
         finally:
             self._task = None
         self._tried |= lack
-        self._again_at = self._not_before = self.clock.monotonic() + self._pause(end)
+        self._tries += 1
+        pause = min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._tries - 1, 16))
+        # What is lacking still may be what retention took elsewhere: then there was nothing to copy.
+        self._again_at = self.clock.monotonic() + pause
+        self._not_before = self._again_at if end.exit_code else self.clock.monotonic()
         self._judge(end)
         self.refresh()
-
-    def _pause(self, end: TaskEnd) -> float:
-        """Until the next one may be run: nothing after one that went well."""
-        if end.exit_code == 0:
-            self._tries = 0
-            return 0.0
-        self._tries += 1
-        return min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._tries - 1, 16))
 
     def _started(self, pid: int) -> None:
         self._log.info(events.TASK_STARTED, kind=KIND, pid=pid)

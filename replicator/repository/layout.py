@@ -1,4 +1,4 @@
-"""Object names: the only place that builds or reads them (docs/format.md, section 2). Pure."""
+"""Object names: the only place that builds or reads them, with keynames (docs/format.md, section 2). Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.snapshot import Snapshot
+from replicator.repository.keynames import KEYS as KEYS
+from replicator.repository.keynames import WRITERS as WRITERS
+from replicator.repository.keynames import key_name as key_name
+from replicator.repository.keynames import parse_key_name as parse_key_name
+from replicator.repository.keynames import parse_recipient_name as parse_recipient_name
+from replicator.repository.keynames import parse_writer_name as parse_writer_name
+from replicator.repository.keynames import recipient_name as recipient_name
+from replicator.repository.keynames import writer_name as writer_name
 
 ROOT = "replicator.json"
-KEYS = "keys/"
-WRITERS = "writers/"
 #: What `check` puts and removes to see what a store honours; readers of a repository look at no such name.
 PROBE = "probe/"
 
@@ -124,21 +130,6 @@ def locked(name: str) -> bool:
     return SYSTEM_ID.match(first) is not None and rest.partition("/")[0] in _LOCKED
 
 
-def key_name(key_id: bytes) -> str:
-    """A repository key's public half."""
-    return f"{KEYS}{key_id.hex()}/public"
-
-
-def recipient_name(key_id: bytes, recipient: str) -> str:
-    """A repository key wrapped for one recipient."""
-    return f"{KEYS}{key_id.hex()}/{recipient}"
-
-
-def writer_name(writer_id: bytes) -> str:
-    """A writer's public half."""
-    return f"{WRITERS}{writer_id.hex()}"
-
-
 def history_prefix(system_id: int) -> str:
     """All histories."""
     return f"{system_id}/history/"
@@ -235,29 +226,6 @@ _MANIFEST = re.compile(rf"{_SYSTEM}/snapshots/{_LABEL}/{_T}-{_L}-{_L}\Z")
 _NOTE = re.compile(rf"{_SYSTEM}/notes/(\d{{8}}T\d{{12}}Z)-([a-z]+)-([A-Za-z0-9._]+)-{_F}\Z")
 _RECORD = re.compile(rf"{_SYSTEM}/records/(\d{{8}}T\d{{12}}Z)-([a-z]+)-{_F}\Z")
 SYSTEM_ID = re.compile(rf"{_SYSTEM}\Z")
-
-
-_PUBLIC = re.compile(r"keys/([0-9a-f]{16})/public\Z")
-_RECIPIENT = re.compile(r"keys/([0-9a-f]{16})/((?:x25519|passphrase)-[0-9a-f]{16})\Z")
-_WRITER = re.compile(r"writers/([0-9a-f]{16})\Z")
-
-
-def parse_key_name(name: str) -> bytes | None:
-    """The key id of a repository key's public half; None for any other name."""
-    match = _PUBLIC.match(name)
-    return bytes.fromhex(match[1]) if match else None
-
-
-def parse_recipient_name(name: str) -> tuple[bytes, str] | None:
-    """(key id, recipient id) of a wrapped secret; None for any other name."""
-    match = _RECIPIENT.match(name)
-    return (bytes.fromhex(match[1]), match[2]) if match else None
-
-
-def parse_writer_name(name: str) -> bytes | None:
-    """The id of a writer; None for any other name."""
-    match = _WRITER.match(name)
-    return bytes.fromhex(match[1]) if match else None
 
 
 def parse_name(name: str) -> Name | None:

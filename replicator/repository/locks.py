@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 
+from replicator.errors import ObjectAbsent
 from replicator.repository.layout import (
     KEYS,
     ROOT,
@@ -40,13 +42,19 @@ def extend_locks(
     if not locks(store):
         return 0
     names = (pack_name(system_id, pack) for pack in packs if (pack.label, pack.attempt) != new)
+    documents = list(_documents(store, keyring, system_id))
     count = 0
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="locks") as pool:
-        for source in (names, _documents(store, keyring, system_id)):
-            while batch := list(islice(source, _BATCH)):
-                for _ in pool.map(lambda name: extend_lock(store, name), batch):
-                    count += 1
+        while batch := list(islice(names, _BATCH)):
+            count += sum(1 for _ in pool.map(lambda name: extend_lock(store, name), batch))
+        count += sum(1 for _ in pool.map(lambda name: _extend_if_there(store, name), documents))
     return count
+
+
+def _extend_if_there(store: ReadableStore, name: str) -> None:
+    """A document that was removed since it was listed needs no lock."""
+    with suppress(ObjectAbsent):
+        extend_lock(store, name)
 
 
 def _documents(store: ReadableStore, keyring: Keyring, system_id: int) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Notes: what the repository must remember beside WAL and snapshots (docs/format.md, section 8).
 
-Owns gap, conflict, system, retired, pin and restoring notes. A note is put once; the newest per kind and subject counts.
+Owns their bodies. A note is put once; the newest per kind and subject counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from replicator.core.coverage import LsnRange
 from replicator.core.lsn import Lsn
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
+from replicator.repository.earlier import read_sound
 from replicator.repository.layout import NoteName, note_name, notes_prefix, parse_name
 from replicator.seal.digest import fingerprint
 from replicator.seal.document import canonical, open_document, sign_as_writer
@@ -64,8 +65,13 @@ def system_note(keyring: Keyring, system_id: int, now: datetime) -> tuple[str, b
 
 
 def retired_note(
-    keyring: Keyring, system_id: int, subject: str, names: Iterable[str], ranges: Iterable[LsnRange] | None, now: datetime
-) -> tuple[str, bytes]:  # fmt: skip
+    keyring: Keyring,
+    system_id: int,
+    subject: str,
+    names: Iterable[str],
+    ranges: Iterable[LsnRange] | None,
+    now: datetime,
+) -> tuple[str, bytes]:
     """A note that says: these objects are to go from the store it is put into; with `ranges` (subject GONE), this WAL
     went.
     """
@@ -157,7 +163,7 @@ def list_notes(store: ReadableStore, system_id: int) -> Iterator[NoteName]:
 def read_note(store: ReadableStore, note: NoteName, keyring: Keyring) -> dict[str, Any]:
     """The verified body of a note. Raises ObjectAbsent, IntegrityError."""
     name = note_name(note.system_id, note.time, note.kind, note.subject, note.fingerprint)
-    body = open_document(keyring, "note", name, store.get(name))
+    body = read_sound(store, name, lambda found: open_document(keyring, "note", name, found.get(name)))
     if fingerprint(keyring.repository_id, canonical(body)) != note.fingerprint:
         raise IntegrityError(f"{name}: its fingerprint is another's", object=name)
     return body

@@ -22,7 +22,7 @@ from replicator.store.protocol import ReadableStore
 
 #: The most bytes fetched by one request when frames are read one after another.
 BATCH_SIZE = 4 * FRAME_SIZE
-#: The same when all is only looked at: larger pieces of memory are given back to the system and cleared again each time.
+#: The same when all is only looked at: more memory at a time is given back to the system and cleared again each time.
 EXAMINE_SIZE = 2 * FRAME_SIZE
 
 

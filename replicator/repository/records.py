@@ -13,6 +13,7 @@ from typing import Any
 
 from replicator.core.moment import parse_time
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
+from replicator.repository.earlier import read_sound
 from replicator.repository.layout import RecordName, parse_name, record_name, records_prefix
 from replicator.seal.digest import fingerprint
 from replicator.seal.document import MOST_BYTES, canonical, open_document, sign_as_writer
@@ -93,6 +94,11 @@ def list_records(store: ReadableStore, system_id: int) -> tuple[RecordName, ...]
 
 def read_record(store: ReadableStore, name: RecordName, keyring: Keyring) -> Record:
     """One record, verified. Raises ObjectAbsent, IntegrityError."""
+    text = record_name(name)
+    return read_sound(store, text, lambda found: _read_record(found, name, keyring))
+
+
+def _read_record(store: ReadableStore, name: RecordName, keyring: Keyring) -> Record:
     text = record_name(name)
     data, size = store.get_tail(text, MOST_BYTES)
     if size > MOST_BYTES:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import secrets as random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from replicator.core.moment import rfc3339
 from replicator.errors import AlreadyExists, Conflict, HostLacks, KeysError, ObjectAbsent
-from replicator.repository.layout import KEYS, ROOT, WRITERS, key_name, recipient_name, writer_name
+from replicator.repository.documents import GivenDocuments
+from replicator.repository.layout import ROOT, key_name, recipient_name, writer_name
+from replicator.repository.removals import writer_subject
 from replicator.repository.repository import (
     CIPHERS,
     CachedDocuments,
@@ -44,6 +46,7 @@ from replicator.seal.signature import (
     x25519_public,
 )  # fmt: skip
 from replicator.store.protocol import Store
+from replicator.upkeep.keys_documents import in_order, root_names, subjects_of
 from replicator.upkeep.sheet import Sheet, SheetStore, format_sheet
 
 
@@ -214,10 +217,16 @@ def _documents(
 
 def _complete(job: InitJob, holders: Mapping[str, str]) -> InitResult:
     documents = _all_documents(job, holders)
-    before = {name: _names(StoreDocuments(store)) for name, store in job.stores.items()}
-    source = _Given(documents)
+    before = {name: root_names(StoreDocuments(store)) for name, store in job.stores.items()}
+    source = GivenDocuments(documents)
     keyring, _ = load_keyring(source, job.cluster, next(iter(holders.values())))
+    documents = {name: data for name, data in documents.items() if not subjects_of(name) & keyring.removed}
     writer = _writer_key(job.writer_key)
+    if writer_subject(writer.id) in keyring.removed:
+        raise KeysError(
+            f"the writer key {job.writer_key} was removed from the repository, and a removal is final",
+            hint="Move the file away; the next `replicator init` makes this host a new one.",
+        )
     if keyring.writers.get(writer.id) != writer.public:
         name = writer_name(writer.id)
         documents[name] = _writer_document(job, keyring, source, writer)
@@ -253,30 +262,10 @@ def _all_documents(job: InitJob, holders: Mapping[str, str]) -> dict[str, bytes]
         pass
     found: dict[str, bytes] = {}
     for source in sources:
-        for name in _names(source):
+        for name in root_names(source):
             if name not in found:
                 found[name] = source.read(name)
-    return {ROOT: found.pop(ROOT), **found}
-
-
-def _names(source: Documents) -> set[str]:
-    names = {*source.names(KEYS), *source.names(WRITERS)}
-    return names | {name for name in source.names(ROOT) if name == ROOT}
-
-
-class _Given:
-    """Documents in memory."""
-
-    def __init__(self, documents: Mapping[str, bytes]) -> None:
-        self._documents = documents
-
-    def names(self, prefix: str) -> Iterator[str]:
-        return (name for name in sorted(self._documents) if name.startswith(prefix))
-
-    def read(self, name: str) -> bytes:
-        if name not in self._documents:
-            raise ObjectAbsent(f"{name} is not there")
-        return self._documents[name]
+    return {ROOT: found.pop(ROOT), **{name: found[name] for name in in_order(found)}}
 
 
 def _put_all(store: Store, documents: Mapping[str, bytes]) -> None:

@@ -46,13 +46,14 @@ SIGNED = {
     "key": re.compile(rf"keys/(?P<id>{_ID})/public"),
     "recipient": re.compile(rf"keys/(?P<key>{_ID})/(?P<recipient>(?:x25519|passphrase)-{_ID})"),
     "writer": re.compile(rf"writers/(?P<id>{_ID})"),
+    "removal": re.compile(rf"removed/(?P<what>writers/{_ID}|recipients/(?:x25519|passphrase)-{_ID}|keys/{_ID})"),
     "history": re.compile(rf"{_DIR}/history/{_TLI}\.history"),
     "begin": re.compile(rf"{_DIR}/packs/{_LABEL}/begin-(?P<attempt>[0-9a-f]{{8}})"),
     "note": re.compile(
         rf"{_DIR}/notes/(?P<time>\d{{8}}T\d{{12}}Z)-(?P<kind>[a-z]+)-(?P<subject>[A-Za-z0-9._]+)-(?P<fingerprint>{_ID})"
     ),
 }
-BY_ROOT = ("repository", "key", "recipient", "writer")
+BY_ROOT = ("repository", "key", "recipient", "writer", "removal")
 
 
 class Refused(Exception):
@@ -150,7 +151,8 @@ class Repository:
         self._keys: dict[str, bytes] = {}
         files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         names = sorted(path.relative_to(folder).as_posix() for path in files)
-        for name in sorted(names, key=lambda name: not name.startswith("writers/")):
+        self.removed: set[str] = set()
+        for name in sorted(names, key=lambda name: (not name.startswith("removed/"), not name.startswith("writers/"))):
             self._take(name)
         body = self.documents["replicator.json"]
         need(key_of(body["root"], "ed25519") == self.root, "another root")
@@ -164,6 +166,9 @@ class Repository:
     def _take(self, name: str) -> None:
         for document, pattern in SIGNED.items():
             if match := pattern.fullmatch(name):
+                if self._gone(document, match.groupdict()):
+                    self.ignored.append(name)
+                    return
                 self.documents[name] = self._document(name, document, match.groupdict())
                 return
         for kind, pattern in SEALED.items():
@@ -171,6 +176,13 @@ class Repository:
                 self.sealed[name] = self._sealed(name, kind, match.groupdict())
                 return
         self.ignored.append(name)
+
+    def _gone(self, kind: str, parts: dict[str, str]) -> bool:
+        """Whether the root said that this document counts no more."""
+        key = parts.get("key") or parts.get("id") if kind in ("key", "recipient") else None
+        writer = f"writers/{parts['id']}" if kind == "writer" else None
+        recipient = f"recipients/{parts['recipient']}" if kind == "recipient" else None
+        return bool({f"keys/{key}", writer, recipient} & self.removed)
 
     # Documents
 
@@ -196,6 +208,9 @@ class Repository:
             need(none or blake3(public).hexdigest()[:16] == parts["id"], f"{name}: another key")
             if kind == "writer":
                 self.writers[parts["id"]] = public
+        if kind == "removal":
+            need(body["removes"] == parts["what"], f"{name}: removes something else")
+            self.removed.add(parts["what"])
         if kind == "note":
             digest = blake3(self.id + canonical(body)).hexdigest()[:16]
             need(digest == parts["fingerprint"], f"{name}: another fingerprint")

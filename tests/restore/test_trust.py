@@ -14,7 +14,7 @@ from replicator.repository.repository import Repository
 from replicator.restore.fetch import Fetch
 from replicator.restore.prefetch import Prefetcher
 from replicator.restore.recoverydir import RecoveryDirectory
-from replicator.restore.start import _log_file
+from replicator.restore.start import log_file
 from replicator.restore.tablespaces import rewrite_map
 from replicator.restore.tree import Tree
 from tests.clusters import OWNER
@@ -65,11 +65,11 @@ def test_a_log_that_is_another_file_is_not_given_away(tmp_path: Path) -> None:
     log = tmp_path / "data.log"
     log.symlink_to(victim)
     with pytest.raises(HostLacks):
-        _log_file(tmp_path / "data", OWNER)
+        log_file(tmp_path / "data", OWNER)
     log.unlink()
     log.hardlink_to(victim)
     with pytest.raises(UsageError):
-        _log_file(tmp_path / "data", OWNER)
+        log_file(tmp_path / "data", OWNER)
     assert (victim.stat().st_uid, victim.stat().st_mode) == before
     assert victim.read_text() == "secret"
 

@@ -59,7 +59,7 @@ class Loss:
             site_of(self._base, cluster) as site,
         ):
             run_as_owner([*_pgbench(cluster), "-i", "-q", "-s", _SCALE, "postgres"])
-            self._policy(site, s3)
+            s3_stores(site, s3)
             site.run("init", "frk", "--sheet", str(site.base / "sheet"))
             ages = [self._once(site, turn) for turn in range(runs)]
         work = "age of the newest row in a restore from S3 alone, primary and daemon killed under pgbench -c 4, s"
@@ -67,25 +67,6 @@ class Loss:
             alone(f"{work}: median", median(ages), target=1.0, runs=runs),
             alone(f"{work}: worst", max(ages), target=2.0, runs=runs),
         ]
-
-    def _policy(self, site: Site, s3: S3Server) -> None:
-        for kind, text in (("access", s3.access_key), ("secret", s3.secret_key)):
-            path = site.policies / kind
-            path.write_text(text)
-            path.chmod(0o600)
-        site.write_policy(
-            stores=f"""[[store]]
-name = "local"
-url = "file://{site.base}/local"
-[[store]]
-name = "offsite"
-url = "s3://{s3.bucket}"
-endpoint = "{s3.endpoint}"
-region = "us-east-1"
-access_key = {{ file = "{site.policies}/access" }}
-secret_key = {{ file = "{site.policies}/secret" }}
-"""
-        )
 
     def _once(self, site: Site, turn: int) -> float:
         cluster = site.cluster
@@ -137,6 +118,27 @@ secret_key = {{ file = "{site.policies}/secret" }}
         psutil.wait_procs(doomed, timeout=10)
         site.kill_daemon()
         return moment
+
+
+def s3_stores(site: Site, s3: S3Server) -> None:
+    """A policy with a directory and an S3 store."""
+    for kind, text in (("access", s3.access_key), ("secret", s3.secret_key)):
+        path = site.policies / kind
+        path.write_text(text)
+        path.chmod(0o600)
+    site.write_policy(
+        stores=f"""[[store]]
+name = "local"
+url = "file://{site.base}/local"
+[[store]]
+name = "offsite"
+url = "s3://{s3.bucket}"
+endpoint = "{s3.endpoint}"
+region = "us-east-1"
+access_key = {{ file = "{site.policies}/access" }}
+secret_key = {{ file = "{site.policies}/secret" }}
+"""
+    )
 
 
 @contextmanager

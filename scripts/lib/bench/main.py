@@ -1,6 +1,7 @@
 """Benchmarks beside peers and limits. `stream`: a backlog caught up beside pg_receivewal, zstd and pgBackRest (Debian's
-package, or the program that PGBACKREST names), the age of the newest row when primary and daemon host vanish, an idle
-daemon, and memory. Runs are paired and interleaved; a miss is reported as ok false.
+package, or the program that PGBACKREST names), what the primary pays, the age of the newest row when primary and
+daemon host vanish, an idle daemon, and memory. `verify`: a proof beside openssl, zstd and the same steps by hand. Runs
+are paired and interleaved; a miss is reported as ok false.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from catchup import CatchUp
 from cost import Cost
 from loss import Loss, idle_row
 from measure import Row, machine
+from proof import Proof
 
 from tests.clusters import cluster_base
 
@@ -47,6 +49,12 @@ def stream(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def verify(options: argparse.Namespace) -> list[Row]:
+    """Every row of `scripts/bench verify`."""
+    with cluster_base() as base:
+        return Proof(base, options.megabytes, say).rows(options.pairs)
+
+
 def show(result: dict[str, Any]) -> None:
     """The rows for a reader."""
     print(f"{'':6}{'ours':>10}{'peer':>10}{'limit':>10}{'ratio':>8}{'target':>8}  work")
@@ -67,11 +75,17 @@ def main() -> int:
     command.add_argument("--runs", type=int, default=20, help="how often primary and daemon vanish (default 20)")
     command.add_argument("--seed", type=int, default=1, help="the same seed draws the same moments (default 1)")
     command.add_argument("--only", action="append", choices=_WORKS, help="only these (may be repeated)")
-    command.add_argument("--json", action="store_true", help="one object on standard output")
+    command.set_defaults(run=stream)
+    proof = works.add_parser("verify", help="a proof beside openssl, zstd and the same steps by hand")
+    proof.add_argument("--megabytes", type=int, default=600, help="tables to prove (default 600)")
+    proof.add_argument("--pairs", type=int, default=3, help="paired runs (default 3)")
+    proof.set_defaults(run=verify)
+    for each in (command, proof):
+        each.add_argument("--json", action="store_true", help="one object on standard output")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped and files removed on the way out
     where, began = machine(), time.monotonic()
-    rows = stream(options)
+    rows = options.run(options)
     result = {
         "ok": all(row.ok is not False for row in rows),
         "machine": where,

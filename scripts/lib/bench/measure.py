@@ -57,9 +57,10 @@ def against(
     return Row(work, median(ours), median(peer), bound, ratio, target, better, ok, len(ours))
 
 
-def alone(work: str, ours: float, *, target: float, runs: int) -> Row:
-    """A row held against a number; lower is better."""
-    return Row(work, ours, None, None, None, target, "lower", ours <= target, runs)
+def alone(work: str, ours: float, *, target: float, runs: int, better: Literal["lower", "higher"] = "lower") -> Row:
+    """A row held against a number."""
+    ok = ours <= target if better == "lower" else ours >= target
+    return Row(work, ours, None, None, None, target, better, ok, runs)
 
 
 def cpu_of(pid: int) -> float:
