@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from replicator.snapshot import TakeJob
     from replicator.store import ResilientStore, Store, StoreStatistics
     from replicator.stream import ClusterStream
+    from replicator.upkeep.prune import PruneJob
     from replicator.upkeep.state import HostState
     from replicator.verify.model import VerifyJob
 
@@ -311,6 +312,21 @@ class Cluster:
             steps=self.steps,
         )
 
+    def prune_job(self, *, dry_run: bool = False) -> PruneJob:
+        """What `prune` and `snapshot remove` work on; it needs no key that opens. Raises as `repository` does."""
+        from replicator.core.retention import Rule
+        from replicator.upkeep.prune import PruneJob
+
+        kept = self.policy.retention
+        return PruneJob(
+            repository=self.repository(secrets=False, write=not dry_run, cached=False),
+            clock=self.clock,
+            state_directory=self.state_directory,
+            rule=Rule(kept.window, kept.daily, kept.weekly, kept.monthly) if kept is not None else None,
+            dry_run=dry_run,
+            steps=self.steps,
+        )
+
     def replica_sql(self, name: str) -> SqlConnection:
         """A new SQL session on a replica of the policy. Raises NotFound, SourceUnavailable and its kinds."""
         from replicator.postgres.conninfo import beside
@@ -341,6 +357,7 @@ class Cluster:
             password=self.password,
             connect=self.replication_connection,
             sql=self.sql,
+            replica_sql=partial(self.replica_sql, name),
             repository=partial(self.repository, cached=False),
             access=lambda: {one.name: StoreAccess.resolved(one, policy.tolerance) for one in policy.stores},
             binaries=self.binaries,

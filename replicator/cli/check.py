@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,24 +15,30 @@ if TYPE_CHECKING:
     from replicator.compose import Cluster
     from replicator.doctor.finding import Report
     from replicator.doctor.subject import Patient
+    from replicator.policy import Policy
 
 #: A check says within seconds that a store is away.
 BUDGET_S = 5.0
+_PRINTED = ("sql", "pg_hba", "s3-policy")
 
 
 @click.command()
 @click.argument("cluster")
+@click.option("--print", "printed", type=click.Choice(_PRINTED), help="Print what to write elsewhere; check nothing.")
 @common_options()
-def check(ctx: Context, cluster: str) -> int:
+def check(ctx: Context, cluster: str, printed: str | None) -> int:
     """Check whether CLUSTER can be streamed, kept and restored from here.
 
     Looks at the server's settings, privileges and slot, at every store, the keys, PostgreSQL's programs, directories
-    and clocks. Changes nothing. Exits with the first of 8, 4, 7, 5, 6, 9 that a finding means.
+    and clocks. What a store honours is found out with a few throw-away objects below <cluster>/probe/, removed at the
+    end; nothing else is changed. Exits with the first of 8, 4, 7, 5, 6, 9 that a finding means.
     """
     from replicator.compose import compose
     from replicator.doctor.examine import examine
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
+    if printed is not None:
+        return _print(ctx, policy, printed)
     with stopping() as stop:
         report = examine(patient(compose(policy, daemon, interrupt=stop, budget_s=BUDGET_S)))
     if ctx.json:
@@ -39,6 +46,33 @@ def check(ctx: Context, cluster: str) -> int:
     else:
         print_lines(_lines(cluster, report, verbose=not ctx.quiet))
     return report.exit_code
+
+
+def _print(ctx: Context, policy: Policy, what: str) -> int:
+    from replicator.doctor import prints
+
+    if what == "sql":
+        text = prints.sql(policy)
+    elif what == "pg_hba":
+        text = prints.pg_hba(policy, _own_address)
+    else:
+        text = prints.s3_policy(policy)
+    if ctx.json:
+        print_json({"print": what, "text": text})
+    else:
+        print_lines([text])
+    return 0
+
+
+def _own_address(host: str) -> str | None:
+    """Our address as `host` sees it, from the routes alone: nothing is sent. None when it can't be known."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 5432, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
 
 
 def patient(built: Cluster) -> Patient:
@@ -57,6 +91,7 @@ def patient(built: Cluster) -> Patient:
         state_directory=lambda: built.state_directory,
         spool_directory=built.spool_directory,
         may_create_slot=built.may_create_slot,
+        probe=lambda store, folder: built.base_stores[store].probe(folder),
     )
 
 

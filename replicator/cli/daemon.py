@@ -68,6 +68,7 @@ def daemon(ctx: Context, clusters: tuple[str, ...]) -> int:
         clock,
         verify=lambda cluster: verify_command(cluster, directory),
         mirror=lambda cluster: mirror_command(cluster, directory),
+        prune=lambda cluster: prune_command(cluster, directory),
         reload=reload,
     )
     running.lock()
@@ -96,6 +97,12 @@ def verify_command(cluster: str, directory: Path) -> Sequence[str]:
 def mirror_command(cluster: str, directory: Path) -> Sequence[str]:
     """The child that mirrors."""
     verb = ("mirror", cluster, "--policies", str(directory), "--progress", "json")
+    return (sys.executable, "-m", "replicator", *verb)
+
+
+def prune_command(cluster: str, directory: Path) -> Sequence[str]:
+    """The child that prunes."""
+    verb = ("prune", cluster, "--policies", str(directory), "--progress", "json")
     return (sys.executable, "-m", "replicator", *verb)
 
 

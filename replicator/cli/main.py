@@ -30,9 +30,15 @@ VERBS = {
     "check": ("replicator.cli.check:check", "Can it work? Settings, privileges, slot, stores, binaries."),
     "daemon": ("replicator.cli.daemon:daemon", "Stream, ship and take snapshots until stopped."),
     "status": ("replicator.cli.status:status", "How every cluster stands."),
-    "snapshot": ("replicator.cli.snapshot:snapshot", "Take, list and show snapshots."),
+    "snapshot": ("replicator.cli.snapshot:snapshot", "Take, list, show, pin and remove snapshots."),
     "wal": ("replicator.cli.wal:wal", "What WAL is covered, and one file of it."),
+    "replica": ("replicator.cli.replica:replica", "Make, list and remove standbys."),
     "restore": ("replicator.cli.restore:restore", "Bring a cluster back as it was at a moment."),
+    "verify": ("replicator.cli.verify:verify", "Can it be restored? Prove it."),
+    "record": ("replicator.cli.record:record", "What verifications checked and found."),
+    "prune": ("replicator.cli.prune:prune", "Remove what retention no longer keeps."),
+    "mirror": ("replicator.cli.mirror:mirror", "Make a cluster's stores equal, object by object."),
+    "key": ("replicator.cli.key:key", "Who can open: list, add, remove, rotate and test keys."),
 }
 #: What a shell reports of a program that SIGPIPE ended; not an error of ours.
 BROKEN_PIPE = 141

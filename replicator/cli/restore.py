@@ -107,7 +107,8 @@ def _timeline(text: str) -> int | None:
     return int(text)
 
 
-def _tablespaces(given: tuple[str, ...]) -> dict[int, Path]:
+def parse_tablespaces(given: tuple[str, ...]) -> dict[int, Path]:
+    """What `--tablespace OID=DIR` says, each OID once. Raises UsageError."""
     found: dict[int, Path] = {}
     for text in given:
         oid, equals, directory = text.partition("=")
@@ -142,7 +143,7 @@ def _job(
         ),
         into=into.absolute(),
         binaries=source.binaries,
-        tablespaces=_tablespaces(options["tablespaces"]),
+        tablespaces=parse_tablespaces(options["tablespaces"]),
         workers=options["workers"],
         start=options["start"],
         port=options["port"],

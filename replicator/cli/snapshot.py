@@ -1,4 +1,4 @@
-"""`replicator snapshot`: takes a snapshot, and shows those that are there.
+"""`replicator snapshot`: takes a snapshot, shows those that are there, and keeps or removes one.
 
 Owns the options and how results look. By hand it runs in this process; the daemon starts the same verb as a child with
 `--progress json` and reads its lines.
@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replicator.cli.common import Context, cluster_and_daemon_policy, common_options, note, stopping
+from replicator.cli.common import Context, cluster_and_daemon_policy, common_options, confirm, note, stopping
 from replicator.cli.progress import progress_reporter
 from replicator.cli.render import human_duration, human_size, print_json, print_lines, print_result, print_table
+from replicator.core.moment import rfc3339
 
 if TYPE_CHECKING:
     from replicator.repository.repository import Repository
     from replicator.snapshot import TakeResult
+    from replicator.upkeep.prune_remove import Changed
 
 _COLUMNS = ("label", "timeline", "start", "stop", "time", "parent", ">bytes", ">added", "stores", "state")
 
 
 @click.group()
 def snapshot() -> None:
-    """Take, list and show snapshots."""
+    """Take, list, show, pin and remove snapshots."""
 
 
 @snapshot.command()
@@ -83,6 +85,70 @@ def show(ctx: Context, cluster: str, label: str) -> None:
         print_json(found)
     else:
         print_lines(_shown(found))
+
+
+@snapshot.command()
+@click.argument("cluster")
+@click.argument("label")
+@common_options()
+def pin(ctx: Context, cluster: str, label: str) -> int:
+    """Keep the snapshot LABEL of CLUSTER whatever its age, with all that it needs.
+
+    Exits with 6 when a store did not get the note; prune keeps the snapshot there, too, while another store has it.
+    """
+    return _pin(ctx, cluster, label, pinned=True)
+
+
+@snapshot.command()
+@click.argument("cluster")
+@click.argument("label")
+@common_options()
+def unpin(ctx: Context, cluster: str, label: str) -> int:
+    """Leave the snapshot LABEL of CLUSTER to retention again."""
+    return _pin(ctx, cluster, label, pinned=False)
+
+
+def _pin(ctx: Context, cluster: str, label: str, *, pinned: bool) -> int:
+    from replicator.compose import compose
+    from replicator.upkeep.prune_remove import pin as put_pin
+
+    daemon, policy = cluster_and_daemon_policy(ctx, cluster)
+    built = compose(policy, daemon)
+    changed = put_pin(built.repository(secrets=False, write=True), label, pinned=pinned, now=built.clock.now())
+    _print_changed(ctx, changed, "pinned" if pinned else "unpinned")
+    return changed.exit_code
+
+
+@snapshot.command()
+@click.argument("cluster")
+@click.argument("label")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common_options()
+def remove(ctx: Context, cluster: str, label: str, yes: bool) -> int:
+    """Remove the snapshot LABEL of CLUSTER from every store.
+
+    What only it needed goes with the prunes that follow, a day later. Refused with 8 for a store's last good snapshot,
+    one that is pinned and one in use. Exits with 6 when a store did not answer or refused.
+    """
+    from replicator.compose import compose
+    from replicator.upkeep.prune_remove import remove as remove_snapshot
+
+    daemon, policy = cluster_and_daemon_policy(ctx, cluster)
+    confirm(f"Remove snapshot {label} of {cluster} from every store?", yes=yes)
+    changed = remove_snapshot(compose(policy, daemon).prune_job(), label)
+    _print_changed(ctx, changed, "removed")
+    return changed.exit_code
+
+
+def _print_changed(ctx: Context, changed: Changed, done: str) -> None:
+    if ctx.json:
+        print_json(changed.as_json())
+    elif changed.stores:
+        print_lines([f"snapshot {changed.label} {done} in {', '.join(changed.stores)}"])
+    for name, until in changed.locked.items():
+        note(ctx, f"store {name} keeps it: it is locked until {rfc3339(until)}")
+    for name, error in changed.silent.items():
+        note(ctx, f"store {name}: {error.message}")
 
 
 def _repository(ctx: Context, cluster: str, store: str | None) -> Repository:

@@ -120,6 +120,12 @@ def _lines(name: str, cluster: Mapping[str, Any]) -> Iterator[str]:
     last = f", last {snapshots['last']}" if snapshots["last"] else ""
     due = f", next {snapshots['next']}" if snapshots["next"] else ""
     yield f"  snapshots: {count}{last}{due}"
+    for kind, proof in cluster["proofs"].items():
+        age = "never proven" if proof["time"] is None else f"proven as of {_to_the_second(proof['time'])}"
+        yield f"  {kind}: {age}{'' if proof['ok'] else ', overdue' if proof['time'] else ''}"
+    for replica, facts in cluster["replicas"].items():
+        lag = "" if facts["lag_bytes"] is None else f", {human_size(facts['lag_bytes'])} behind"
+        yield f"  replica {replica}: {facts['state'] or 'not asked'}{lag}"
     for task in cluster["tasks"]:
         share = f", {100 * task['done'] // task['total']} %" if task["total"] else ""
         yield f"  running: {task['kind']} since {task['since']}{share}"

@@ -29,10 +29,18 @@ def wal() -> None:
 @click.option("--store", metavar="S", help="Ask this store alone.")
 @click.option("--until", metavar="LSN", help="Serve pieces too, with zeros from LSN on.")
 @click.option("--recovery", type=click.Path(path_type=Path), hidden=True, help="A restore's recovery directory.")
+@click.option("--replica", type=click.Path(path_type=Path), hidden=True, help="A replica's own directory.")
 @common_options()
-def get(ctx: Context, words: tuple[str, ...], store: str | None, until: str | None, recovery: Path | None) -> int:
+def get(
+    ctx: Context,
+    words: tuple[str, ...],
+    store: str | None,
+    until: str | None,
+    recovery: Path | None,
+    replica: Path | None,
+) -> int:
     """Write the WAL file FILE of CLUSTER to PATH. Exits with 0 when delivered, 44 when absent, else with an error."""
-    if len(words) != (3 if recovery is None else 2):
+    if len(words) != (3 if recovery is None and replica is None else 2):
         raise UsageError("wal get needs CLUSTER, FILE and PATH", hint="Run `replicator wal get --help`.")
     name, path = words[-2], Path(words[-1])
     try:
@@ -40,6 +48,10 @@ def get(ctx: Context, words: tuple[str, ...], store: str | None, until: str | No
             from replicator.restore.walget import wal_get_planned
 
             wal_get_planned(recovery, name, path)
+        elif replica is not None:
+            from replicator.replicas.place import serve_wal
+
+            serve_wal(replica, name, path)
         else:
             _get(ctx, words[0], name, path, store, until)
     except ObjectAbsent as error:

@@ -86,6 +86,7 @@ def retain(
             reasons.setdefault(one.label, []).append("pinned")
         if one.in_use:
             reasons.setdefault(one.label, []).append("in use")
+            wal += _onward(one, last_wal, histories)  # whoever uses it may need all that came after
     for newest in (ordered[-1:], [one for one in ordered if not one.damaged][-1:]):
         if newest:
             reasons.setdefault(newest[0].label, []).append("the newest")

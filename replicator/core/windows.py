@@ -89,14 +89,16 @@ def gaps(
     snapshots: Iterable[Snapshot],
     coverage: Coverage,
     recorded: Iterable[LsnRange] = (),
+    retired: Iterable[LsnRange] = (),
 ) -> tuple[Gap, ...]:
     """Recorded gaps and holes between held ranges of one timeline; closed when a snapshot starts at or after the hole's
-    end on the same timeline or a later one.
+    end on the same timeline or a later one. What retention took away (`retired`) is no gap.
     """
     taken = list(snapshots)
+    accounted = coverage.union(Coverage.of((part.timeline, part.start, part.end) for part in retired))
     found: dict[tuple[int, int, int], Gap] = {}
     for hole in [*holes(coverage), *recorded]:
-        still = coverage.missing(hole.timeline, hole.start, hole.end)
+        still = accounted.missing(hole.timeline, hole.start, hole.end)
         for part in still:
             closed = any(snapshot.start >= part.end and snapshot.timeline >= part.timeline for snapshot in taken)
             found[(part.timeline, part.start, part.end)] = Gap(part.timeline, part.start, part.end, not closed)

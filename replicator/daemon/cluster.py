@@ -19,6 +19,7 @@ from replicator.daemon import events
 from replicator.daemon.log import get_logger
 from replicator.daemon.mirroring import MirrorKeeper
 from replicator.daemon.narrator import Narrator
+from replicator.daemon.pruning import PruneKeeper
 from replicator.daemon.snapshots import SnapshotKeeper
 from replicator.daemon.supervisor import Supervisor
 from replicator.daemon.verification import VerificationKeeper
@@ -37,7 +38,7 @@ _TICK_S = 0.5
 
 class ClusterNode:
     """A cluster and its workers. `command` is the child that takes a snapshot, `verify` the one that verifies, `mirror`
-    the one that mirrors.
+    the one that mirrors, `prune` the one that prunes.
     `system_id`: the cluster that the source is now known to be; None: the spool and the source say.
     """
 
@@ -50,6 +51,7 @@ class ClusterNode:
         system_id: int | None = None,
         verify: Sequence[str] = (),
         mirror: Sequence[str] = (),
+        prune: Sequence[str] = (),
     ) -> None:
         self.cluster = cluster
         self._system_id = system_id
@@ -88,6 +90,19 @@ class ClusterNode:
             lambda: self.snapshots.task() is not None,
             self._refresh_views,
         )
+        retention = cluster.policy.retention
+        self.pruning = PruneKeeper(
+            self.name,
+            prune if retention is not None and retention.prune == "daemon" else (),
+            self._clock,
+            self.views,
+            self._others_at_work,
+            self._refresh_views,
+        )
+
+    def _others_at_work(self) -> bool:
+        tasks = (self.snapshots.task(), self.verification.task(), self.mirroring.task())
+        return any(task is not None for task in tasks)
 
     def lock(self) -> None:
         """Be the only daemon of this cluster on this host. Raises Conflict."""
@@ -141,6 +156,7 @@ class ClusterNode:
         self._tasks.start("snapshots", self.snapshots.run)
         self._tasks.start("verification", self.verification.run)
         self._tasks.start("mirroring", self.mirroring.run)
+        self._tasks.start("pruning", self.pruning.run)
 
     def _narrate(self, stream: ClusterStream, stop: Event) -> None:
         narrator = Narrator(self._log)
@@ -217,8 +233,8 @@ class ClusterNode:
     def status(self) -> ClusterStatus:
         """How it stands."""
         stores = self.cluster.store_statistics() if self._stream is not None else {}
-        tasks = (self.snapshots.task(), self.verification.task(), self.mirroring.task())
-        problems = (self.snapshots.problem(), self.mirroring.problem())
+        tasks = (self.snapshots.task(), self.verification.task(), self.mirroring.task(), self.pruning.task())
+        problems = (self.snapshots.problem(), self.mirroring.problem(), self.pruning.problem())
         failures = tuple(
             Failure(f"{self.name}, {state.name}", state.error)
             for state in (*self._workers.states(), *self._tasks.states())

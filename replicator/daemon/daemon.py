@@ -35,7 +35,8 @@ _FRESH_S = 2.0
 
 class Daemon:
     """Build it, add services, `run` it in the main thread. `command` names a cluster's snapshot child, `verify` the one
-    that verifies, `mirror` the one that mirrors; without `reload` SIGHUP does nothing.
+    that verifies, `mirror` the one that mirrors, `prune` the one that prunes; without `reload` SIGHUP does
+    nothing.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Daemon:
         *,
         verify: Callable[[str], Sequence[str]] | None = None,
         mirror: Callable[[str], Sequence[str]] | None = None,
+        prune: Callable[[str], Sequence[str]] | None = None,
         reload: Reload | None = None,
         flush_s: float = FLUSH_S,
     ) -> None:
@@ -57,7 +59,9 @@ class Daemon:
         self._services = self._supervisor.group("")
         self._reloading = self._supervisor.group("")
         self._scheduler = Scheduler()
-        self._fleet = Fleet(self._supervisor, self._scheduler, command, clock, verify=verify, mirror=mirror)
+        self._fleet = Fleet(
+            self._supervisor, self._scheduler, command, clock, verify=verify, mirror=mirror, prune=prune
+        )
         for cluster in clusters:
             self._fleet.add(cluster)
         self._reloader = (

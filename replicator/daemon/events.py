@@ -18,6 +18,7 @@ SCHEDULE_SET: Final = "schedule_set"
 SNAPSHOT_REQUESTED: Final = "snapshot_requested"
 VERIFICATION_REQUESTED: Final = "verification_requested"
 MIRROR_REQUESTED: Final = "mirror_requested"
+PRUNE_REQUESTED: Final = "prune_requested"
 TASK_STARTED: Final = "task_started"
 TASK_ENDED: Final = "task_ended"
 TASK_FAILED: Final = "task_failed"
@@ -48,6 +49,7 @@ TABLE: Final = {
     SCHEDULE_SET: ("schedule, next", "when the next snapshot is due"),
     VERIFICATION_REQUESTED: ("reason", "the repository is to be verified: schedule, missed or retry"),
     MIRROR_REQUESTED: ("reason", "the stores are to be mirrored: a store is back, or lacking snapshots, or retry"),
+    PRUNE_REQUESTED: ("reason", "the stores are to be pruned: snapshot (a new one is there), daily, or retry"),
     SNAPSHOT_REQUESTED: ("reason", "a snapshot is to be taken: schedule, missed, first, gap, system or retry"),
     TASK_STARTED: ("kind, pid", "a child process began"),
     TASK_ENDED: ("kind, elapsed_s, result", "a child process did its work"),

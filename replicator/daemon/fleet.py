@@ -25,7 +25,9 @@ _TICK_S = 0.1
 
 
 class Fleet:
-    """`command` names a cluster's snapshot child, `verify` the one that verifies, `mirror` the one that mirrors."""
+    """`command` names a cluster's snapshot child, `verify` the one that verifies, `mirror` the one that mirrors,
+    `prune` the one that prunes.
+    """
 
     def __init__(
         self,
@@ -36,12 +38,14 @@ class Fleet:
         *,
         verify: Callable[[str], Sequence[str]] | None = None,
         mirror: Callable[[str], Sequence[str]] | None = None,
+        prune: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._scheduler = scheduler
         self._command = command
         self._verify = verify
         self._mirror = mirror
+        self._prune = prune
         self._clock = clock
         self._log = get_logger(__name__)
         self.nodes: tuple[ClusterNode, ...] = ()
@@ -55,7 +59,10 @@ class Fleet:
         verify = self._verify(cluster.name) if self._verify is not None else ()
         mirror = self._mirror(cluster.name) if self._mirror is not None else ()
         command = self._command(cluster.name)
-        made = ClusterNode(cluster, self._supervisor, command, system_id=system_id, verify=verify, mirror=mirror)
+        prune = self._prune(cluster.name) if self._prune is not None else ()
+        made = ClusterNode(
+            cluster, self._supervisor, command, system_id=system_id, verify=verify, mirror=mirror, prune=prune
+        )
         kept = [node for node in self.nodes if node.name != cluster.name]
         self.nodes = tuple(sorted([*kept, made], key=lambda node: node.name))
         return made
@@ -65,6 +72,7 @@ class Fleet:
         for node in self.nodes:
             if node.name == name:
                 node.unlock()
+                node.join(Deadline(self._clock, 0.0))  # so that the supervisor forgets its groups
         self.nodes = tuple(node for node in self.nodes if node.name != name)
 
     def start(self, node: ClusterNode) -> None:

@@ -101,13 +101,16 @@ def _credentials(policy: Policy) -> Iterator[tuple[str, bytes]]:
                 yield name, resolve_secret(reference, what=f"{name} of store {store.name}")
         if store.ca is not None:
             yield "ca", _content(store.ca)
-    if policy.encryption.writer_key.exists():
-        yield "writer_key", _content(policy.encryption.writer_key)
+    yield "writer_key", _content(policy.encryption.writer_key, missing=b"")
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, *, missing: bytes | None = None) -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        if missing is not None:
+            return missing
+        raise HostLacks(f"{path} does not exist") from error
     except OSError as error:
         raise HostLacks(f"{path} can not be read: {(error.strerror or 'unknown reason').lower()}") from error
 
@@ -170,7 +173,8 @@ class Reloader:
         for name in change.added:
             if (node := self._fleet.node(name)) is not None:
                 self._fleet.start(node)
-        self._renew((*change.changed, *change.removed), stop)
+        # Who could not end the last time may have ended by now.
+        self._renew(tuple(dict.fromkeys((*change.changed, *change.removed, *self._hanging))), stop)
 
     def _mark(self, name: str, policy: Policy) -> bytes:
         """The cluster's mark. One that could not be read when the daemon began may still be so."""
@@ -204,7 +208,9 @@ class Reloader:
             if hanging[name]:
                 # Two streams must not share a spool: the former one's threads hang in a call, and nothing ends them.
                 self._hang(name, hanging[name])
-            elif name in self._policies:
+                continue
+            self._hanging.pop(name, None)
+            if name in self._policies:
                 former = self._fleet.node(name)
                 node = self._fleet.add(self._reload.build(self._policies[name], self._settings), system_id=system_id)
                 if former is not None:
@@ -218,7 +224,7 @@ class Reloader:
         problem = Problem(
             "host_lacks",
             f"{name} could not begin anew: {', '.join(workers)} did not end",
-            "Something does not answer its calls (a dead network file system?). Restart the daemon.",
+            "A call is not answered (a dead network file system?). Send SIGHUP once it is, or restart the daemon.",
         )
         self._hanging[name] = problem
         self._log.error(events.RELOAD_REFUSED, cluster=name, error=problem.text, hint=problem.hint)

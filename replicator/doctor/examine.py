@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from replicator.core.finding import Finding
-from replicator.doctor.finding import STORES, STREAM, Report, finding_of
-from replicator.doctor.host import check_binaries, check_directories
+from replicator.doctor.finding import PROOFS, STORES, STREAM, Report, finding_of
+from replicator.doctor.host import check_binaries, check_directories, check_scratch
 from replicator.doctor.keys import check_keys
+from replicator.doctor.places import check_places
 from replicator.doctor.settings import check_settings
 from replicator.doctor.source import check_clock, check_privileges, check_slot
 from replicator.doctor.stores import check_stores
@@ -24,8 +25,10 @@ _ON_SERVER: tuple[Callable[[Patient, SqlConnection], Iterator[Finding]], ...] = 
 )
 _HERE: tuple[tuple[Callable[[Patient], Iterator[Finding]], str], ...] = (
     (check_stores, STORES),
+    (check_places, STORES),
     (check_keys, STORES),
     (check_directories, STREAM),
+    (check_scratch, PROOFS),
 )
 
 

@@ -11,6 +11,7 @@ from replicator.core.finding import Finding
 from replicator.errors import ReplicatorError
 
 STREAM, SNAPSHOTS, RESTORES, STORES = "stream", "snapshots", "restores", "stores"
+PROOFS, REPLICAS = "proofs", "replicas"
 
 #: Codes of our own → exit code. What is not wrong, only worth knowing, has `affects` None and no exit code.
 CODES = {
@@ -29,6 +30,13 @@ CODES = {
     "not_writable": 9,
     "little_room": 9,
     "clock_skew": 9,
+    "read_after_write": 6,
+    "ranges": 6,
+    "list_after_write": 6,
+    "list_order": 6,
+    "multipart": 6,
+    "object_lock": 6,
+    "no_fsync": 6,
 }
 
 

@@ -9,13 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from replicator.core.finding import Finding
-from replicator.doctor.finding import RESTORES, STREAM, finding_of
+from replicator.doctor.finding import PROOFS, RESTORES, STREAM, finding_of
 from replicator.doctor.subject import Patient
-from replicator.errors import BinariesMissing, HostLacks
+from replicator.errors import BinariesMissing, HostLacks, ReplicatorError
 from replicator.policy import format_size
 from replicator.postgres.query import SqlConnection
+from replicator.repository.catalog import list_snapshots, system_ids
+from replicator.repository.manifests import read_summary
 
-_PROGRAMS = ("postgres", "pg_ctl", "pg_controldata", "pg_waldump")
+_PROGRAMS = ("postgres", "pg_ctl", "pg_controldata", "pg_waldump", "psql")
 
 
 def check_binaries(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
@@ -49,14 +51,44 @@ def check_directories(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _writable(path: Path, what: str) -> Iterator[Finding]:
+def check_scratch(patient: Patient) -> Iterator[Finding]:
+    """Findings about the place where drills restore to; none without [verify]."""
+    if patient.policy.verify is None:
+        return
+    scratch = patient.policy.verify.scratch
+    yield from _writable(scratch, "the scratch directory", PROOFS)
+    needed, free = _newest_size(patient), shutil.disk_usage(_existing(scratch)).free
+    if needed is not None and free < needed:
+        yield Finding(
+            "little_room",
+            f"a drill restores {needed >> 20} MB into {scratch}, whose disk has {free >> 20} MB free",
+            "Name a place with more room as [verify] scratch.",
+            PROOFS,
+        )
+
+
+def _newest_size(patient: Patient) -> int | None:
+    """Bytes of the newest snapshot of the first store that has one; None where none can be read."""
+    try:
+        repository = patient.sealed()
+    except ReplicatorError:
+        return None  # the stores' and the keys' subjects say it
+    for store in repository.stores.values():
+        with suppress(ReplicatorError):
+            found = [one for system in system_ids(store) for one in list_snapshots(store, system)]
+            if found:
+                return read_summary(store, max(found, key=lambda one: one.label), repository.keyring).bytes
+    return None
+
+
+def _writable(path: Path, what: str, affects: str = STREAM) -> Iterator[Finding]:
     base = _existing(path)
     if not os.access(base, os.W_OK | os.X_OK):
         yield Finding(
             "not_writable",
             f"{what} {path} can not be written by this user",
             f"Create it for the user that runs replicator: install -d -m 700 -o USER {path}",
-            STREAM,
+            affects,
         )
 
 

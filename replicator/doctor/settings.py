@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator
 
 from replicator.core.finding import Finding
-from replicator.doctor.finding import SNAPSHOTS, STREAM
+from replicator.doctor.finding import REPLICAS, SNAPSHOTS, STREAM
 from replicator.doctor.subject import Patient
 from replicator.postgres.conninfo import application_name_of
 from replicator.postgres.query import SqlConnection
+from replicator.postgres.standby import slot_of_replica
 
-#: One walsender streams, one takes a snapshot.
-_SENDERS = 2
+#: We tell the server how we are this often at least, unasked, in milliseconds.
+_ANSWERS_MS = 10_000
 _NAMES = (
+    "data_checksums",
     "full_page_writes",
     "max_replication_slots",
     "max_slot_wal_keep_size",
@@ -23,6 +25,7 @@ _NAMES = (
     "wal_level",
     "wal_sender_timeout",
 )
+_RESTART = frozenset({"max_replication_slots", "max_wal_senders", "wal_level"})
 _WORD = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')
 _COUNTED = re.compile(r"\s*(?:(?:FIRST|ANY)\s+)?\d+\s*\((.*)\)\s*\Z", re.IGNORECASE | re.DOTALL)
 
@@ -32,13 +35,18 @@ def check_settings(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
     found = sql.settings(_NAMES)
     if found["wal_level"] == "minimal":
         yield _setting("wal_level", "wal_level is minimal: no WAL can be streamed", "replica", STREAM)
-    if int(found["max_wal_senders"]) < _SENDERS:
-        text = f"max_wal_senders is {found['max_wal_senders']}: the stream and a snapshot need {_SENDERS}"
-        yield _setting("max_wal_senders", text, "10", STREAM)
+    yield from _senders(patient, sql, int(found["max_wal_senders"]))
     if found["full_page_writes"] == "off":
         yield _setting("full_page_writes", "full_page_writes is off: a torn page is never repaired", "on", SNAPSHOTS)
     yield from _slots(patient, sql, int(found["max_replication_slots"]))
+    yield from _timeouts(sql)
     yield from _synchronous(patient, sql, found)
+    if found["data_checksums"] == "off":
+        yield Finding(
+            "data_checksums",
+            "the cluster has no page checksums: a page that its disk damaged is backed up as it is",
+            "Stop the server once and run pg_checksums --enable.",
+        )
     if found["max_slot_wal_keep_size"] == "-1":
         yield Finding(
             "max_slot_wal_keep_size",
@@ -49,10 +57,48 @@ def check_settings(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
 
 def _slots(patient: Patient, sql: SqlConnection, most: int) -> Iterator[Finding]:
     slot = patient.policy.source.slot
-    names = [row[0] for row in sql.execute("SELECT slot_name FROM pg_replication_slots")]
+    names = {row[0] for row in sql.execute("SELECT slot_name FROM pg_replication_slots")}
     if slot not in names and len(names) >= most:
         text = f"all {most} replication slots are taken, and {slot} is none of them"
         yield _setting("max_replication_slots", text, str(most + 1), STREAM)
+        return
+    wanted = names | {slot} | _replica_slots(patient)
+    if len(wanted) > most:
+        text = f"max_replication_slots is {most}: with the policy's replicas {len(wanted)} are needed"
+        yield _setting("max_replication_slots", text, str(len(wanted)), REPLICAS)
+
+
+def _replica_slots(patient: Patient) -> set[str]:
+    """Those of the replicas that follow the primary."""
+    found = (one for one in patient.policy.replicas if one.kind == "physical" and one.follow == "primary")
+    return {slot_of_replica(patient.name, replica.name) for replica in found}
+
+
+def _senders(patient: Patient, sql: SqlConnection, most: int) -> Iterator[Finding]:
+    """Walsenders: those at work, ours if it is not, the policy's replicas, and one that takes a snapshot."""
+    used = int(sql.execute("SELECT count(*) FROM pg_stat_replication")[0][0])
+    active = {row[0] for row in sql.execute("SELECT slot_name FROM pg_replication_slots WHERE active")}
+    needed = used + len(({patient.policy.source.slot} | _replica_slots(patient)) - active) + 1
+    if most < needed:
+        text = f"max_wal_senders is {most}: {used} are at work, and with ours and a snapshot {needed} are needed"
+        yield _setting("max_wal_senders", text, str(max(10, needed)), STREAM)
+
+
+def _timeouts(sql: SqlConnection) -> Iterator[Finding]:
+    """Whether the server notices that we are gone, gives us the time to answer, and keeps the slot meanwhile."""
+    names = ["wal_sender_timeout", "idle_replication_slot_timeout"]
+    rows = sql.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", (names,))
+    found = {name: int(value) for name, value in rows}
+    timeout = found["wal_sender_timeout"]
+    if timeout == 0:
+        text = "wal_sender_timeout is 0: a connection that died holds the slot until the server notices"
+        yield _setting("wal_sender_timeout", text, "60s", None)
+    elif timeout < _ANSWERS_MS:
+        text = f"wal_sender_timeout is {timeout} ms: a short pause of this host cuts the stream off"
+        yield _setting("wal_sender_timeout", text, "60s", None)
+    if found.get("idle_replication_slot_timeout", 0):
+        text = "idle_replication_slot_timeout is set: when this host is away for longer, its slot is lost"
+        yield _setting("idle_replication_slot_timeout", text, "0", None)
 
 
 def _synchronous(patient: Patient, sql: SqlConnection, found: dict[str, str]) -> Iterator[Finding]:
@@ -87,5 +133,6 @@ def stands_in(name: str, setting: str) -> bool:
     return any(entry == "*" or entry.lower() == name.lower() for entry in listed)
 
 
-def _setting(name: str, text: str, value: str, affects: str) -> Finding:
-    return Finding(name, text, f"Set {name} = {value} in postgresql.conf.", affects)
+def _setting(name: str, text: str, value: str, affects: str | None) -> Finding:
+    how = "restart the server" if name in _RESTART else "reload it"
+    return Finding(name, text, f"Set {name} = {value} in postgresql.conf, and {how}.", affects)

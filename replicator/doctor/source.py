@@ -11,6 +11,8 @@ from replicator.errors import SourceRefused, SourceUnavailable
 from replicator.postgres.query import SqlConnection
 
 _SKEW_S = 5.0
+#: A slot with less than two segments of the usual size left is worth knowing of.
+_SAFE = 32 << 20
 
 
 def check_privileges(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
@@ -55,6 +57,10 @@ def check_slot(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
     elif slot.wal_status == "unreserved":
         text = f"slot {name} is about to lose WAL"
         yield Finding("slot_endangered", text, "Start the daemon, or see why it is behind.", STREAM)
+    elif slot.safe_wal_size is not None and slot.safe_wal_size < _SAFE:
+        text = f"slot {name} may fall behind by {slot.safe_wal_size >> 20} MB more, then it is given up"
+        hint = "See why it is behind, or raise max_slot_wal_keep_size."
+        yield Finding("slot_headroom", text, hint)
     elif not slot.active:
         text = f"slot {name} is not in use: no daemon streams"
         yield Finding("slot_inactive", text, f"Start `replicator daemon {patient.name}`.")

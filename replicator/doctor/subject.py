@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from replicator.postgres.binaries import Binaries
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
+from replicator.store.probe import Observation
 from replicator.store.protocol import Store
 from replicator.tolerance import Clock
 
@@ -18,7 +19,7 @@ from replicator.tolerance import Clock
 @dataclass(frozen=True)
 class Patient:
     """One cluster to check. `repository` opens with all secrets, `sealed` without; every callable may raise our errors.
-    `may_create_slot`: whether `init` made it.
+    `may_create_slot`: whether `init` made it; `probe`: a store by its name, and the folder to probe it in.
     """
 
     policy: Policy
@@ -32,6 +33,7 @@ class Patient:
     state_directory: Callable[[], Path]
     spool_directory: Path
     may_create_slot: Callable[[], bool]
+    probe: Callable[[str, str], Sequence[Observation]]
 
     @property
     def name(self) -> str:

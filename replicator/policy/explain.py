@@ -194,9 +194,11 @@ def _later_upkeep(policy: Policy) -> Iterator[str]:
         counts = ((retention.daily, "daily"), (retention.weekly, "weekly"), (retention.monthly, "monthly"))
         kept = [f"{count} {noun}" for count, noun in counts if count]
         also = f" and {', '.join(kept)} snapshots" if kept else ""
+        here = retention.prune == "daemon"
+        who = "the daemon prunes after each snapshot" if here else "`replicator prune` runs elsewhere"
         yield (
-            f"{_LATER} pruning to every moment of the last {format_duration(retention.window)}{also}; until then"
-            " everything is kept."
+            f"Every moment of the last {format_duration(retention.window)}{also} are kept, and what is pinned; {who}."
+            " What goes leaves a day after it was let go of, and a store's last good snapshot never does."
         )
     if verify is None:
         yield "Nothing is verified by itself: there is no [verify]."

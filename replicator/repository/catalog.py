@@ -201,7 +201,10 @@ def _segment_size(
 ) -> int:  # fmt: skip
     """From the signed header of the first object still there; 0 when there is none."""
     for objects in wal.values():
-        return read_header(store, objects[0], keyring).segment_size
+        try:
+            return read_header(store, objects[0], keyring).segment_size
+        except ObjectAbsent:  # pruned since it was listed
+            continue
     for held in pieces.values():
         for piece in held:
             try:

@@ -48,7 +48,9 @@ PYTHON = (sys.executable, "-m", "replicator")
 
 @dataclass(frozen=True)
 class RestoreJob:
-    """What to restore, from where, into what. `access` reaches each store of `repository` without a policy."""
+    """What to restore, from where, into what. `access` reaches each store of `repository` without a policy; `options`
+    are settings for `start` that win over the tree's; `plan` is one that was made already.
+    """
 
     repository: Repository
     access: Mapping[str, StoreAccess]
@@ -60,6 +62,8 @@ class RestoreJob:
     start: bool = False
     port: int | None = None
     owner: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    plan: RecoveryPlan | None = None
     window: int = DEFAULT_WINDOW
     command: tuple[str, ...] = PYTHON
     report: Report = silent
@@ -171,7 +175,7 @@ def restore(job: RestoreJob) -> RestoreResult:
         raise _can_not_open(job)
     Tree(job.into, job.tablespaces).check_empty()
     host.check_options(job.owner, job.port, starts=job.start)
-    plan = make_plan(job)
+    plan = job.plan or make_plan(job)
     if plan.missing:
         raise TargetUnreachable(
             f"{len(plan.missing)} WAL files of the plan are not in store {plan.store}: {', '.join(plan.missing[:3])}",
@@ -284,14 +288,9 @@ def _bring_up(
 def _start(job: RestoreJob, recovery: RecoveryDirectory, binaries: Binaries, prefetcher: Prefetcher) -> start.Started:
     try:
         return start.start(
-            job.into,
-            recovery,
-            binaries,
-            owner=job.owner,
-            port=job.port,
-            stop=job.stop,
-            pauses=job.request.action == "pause",
-        )
+            job.into, recovery, binaries,
+            owner=job.owner, port=job.port, stop=job.stop, pauses=job.request.action == "pause", options=job.options,
+        )  # fmt: skip
     except HostLacks as error:
         if isinstance(prefetcher.error, ReplicatorError):
             raise prefetcher.error from error  # the server died because its WAL could not be fetched

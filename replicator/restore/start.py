@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -102,17 +102,20 @@ def start(
     port: int | None,
     stop: Event,
     pauses: bool = False,
+    options: Mapping[str, str] | None = None,
     limit_s: float = RECOVERY_LIMIT_S,
 ) -> Started:
-    """Start the server and wait for the end of its recovery, a pause at the target, or its shutdown there.
+    """Start the server and wait for the end of its recovery, a pause at the target, or its shutdown there. `options`
+    are settings that win over all others.
 
     Raises HostLacks with the log's last lines, DeadlineExceeded, Interrupted (the server is stopped then).
     """
-    sockets = _socket_directory(data_directory, owner)
-    log = _log_file(data_directory, owner)
+    sockets = socket_directory(data_directory, owner)
+    log = log_file(data_directory, owner)
     server = LocalServer(data_directory, binaries, owner, port, sockets, log=log)
     try:
-        state = _recover(server, overrides(data_directory), stop, limit_s, pauses=pauses)
+        told = {**overrides(data_directory), **(options or {})}
+        state = _recover(server, told, stop, limit_s, pauses=pauses)
     except ReplicatorError as error:
         server.stop("immediate")
         _forget(sockets, data_directory)
@@ -125,7 +128,7 @@ def start(
     return Started(server.port, server.pid if state is not Recovery.SHUT_DOWN else None, reached, when, sockets)
 
 
-def _socket_directory(data_directory: Path, owner: str | None) -> Path:
+def socket_directory(data_directory: Path, owner: str | None) -> Path:
     """The data directory itself, private as it is; a short one where its path is too long for a socket's."""
     if len(os.fsencode(data_directory)) <= _LONGEST_SOCKET_DIRECTORY:
         return data_directory
@@ -141,7 +144,7 @@ def _forget(sockets: Path, data_directory: Path) -> None:
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _log_file(data_directory: Path, owner: str | None) -> Path:
+def log_file(data_directory: Path, owner: str | None) -> Path:
     """Beside the data directory, so that the tree stays the snapshot's."""
     path = data_directory.with_name(data_directory.name + ".log")
     with host_errors(path):

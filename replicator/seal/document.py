@@ -98,9 +98,9 @@ def _split(data: bytes, name: str) -> tuple[bytes, str, bytes]:
         signer = words[1].decode("ascii")
         signature = from_base64url(words[2].decode("ascii"))
         if signer != "root":
-            bytes.fromhex(signer)
+            signer = bytes.fromhex(signer).hex() if len(signer) == 16 else ""
     except (KeysError, ValueError) as error:
         raise IntegrityError(f"{name}: not a signed document", object=name) from error
-    if base64url(signature).encode("ascii") != words[2]:
+    if base64url(signature).encode("ascii") != words[2] or signer.encode("ascii") != words[1]:
         raise IntegrityError(f"{name}: not a signed document", object=name)
     return lines[0], signer, signature

@@ -11,7 +11,7 @@ from typing import Any
 
 from replicator.core.moment import rfc3339_of
 from replicator.core.snapshot import Snapshot
-from replicator.errors import SnapshotNotFound, StoreUnavailable
+from replicator.errors import ObjectAbsent, SnapshotNotFound, StoreUnavailable
 from replicator.repository.catalog import list_snapshots, system_ids
 from replicator.repository.layout import manifest_name, pack_name
 from replicator.repository.manifests import ManifestReader, ManifestSummary, read_summary
@@ -44,10 +44,13 @@ def list_rows(repository: Repository) -> Listing:
     Raises StoreUnavailable when no store answers, IntegrityError when a manifest's table is not as it was signed.
     """
     held = _look(repository)
-    rows = [
-        _row(snapshot, read_summary(repository.store(stores[0]), snapshot, repository.keyring), stores, held.pinned)
-        for snapshot, stores in sorted(held.snapshots.items())
-    ]
+    rows: list[SnapshotRow] = []
+    for snapshot, stores in sorted(held.snapshots.items()):
+        try:
+            summary = read_summary(repository.store(stores[0]), snapshot, repository.keyring)
+        except ObjectAbsent:  # removed since it was listed
+            continue
+        rows.append(_row(snapshot, summary, stores, held.pinned))
     return Listing(tuple(rows), held.silent)
 
 

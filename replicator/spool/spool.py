@@ -26,10 +26,6 @@ from replicator.spool.walfiles import HeldSegment, SegmentSizeFile, WalFiles
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history\Z")
 
 
-def _nobody_waits() -> None:
-    """For a segment of a former process: `flushed` is set once all of them are well."""
-
-
 class Spool:
     """`directory` is the cluster's; `segment_size` None reads the remembered one; `describe`, given that size, knows
     the repository's names. Raises HostLacks, SpoolFull.
@@ -59,27 +55,12 @@ class Spool:
         self._wal = WalFiles(self._directory / "wal", self.segment_size)
         self._changed = Condition()
         self._histories = self._read_histories()
-        self._held = self._wal.scan()
+        self._held = self._wal.recover()
         self._raw_size = sum(held.end - held.segment.start for held in self._held)
         self._received = self._held[-1].position if self._held else START
-        self._begins: dict[int, Lsn] = {}
-        self._ends: dict[int, Lsn] = {}
-        for held in self._held:
-            self._begins.setdefault(held.segment.timeline, held.segment.start)
-            self._ends[held.segment.timeline] = held.end
-        self._flushed = self._settle()
-
-    def _settle(self) -> Position:
-        """Make what a former process left durable and well named."""
-        for index, held in enumerate(self._held):
-            if held.complete and not self._wal.path(held.segment, complete=True).exists():
-                self._wal.complete(held.segment, _nobody_waits)
-                self._wal.sync()
-            elif not held.complete and index == len(self._held) - 1:
-                self._wal.truncate(held.segment, held.end - held.segment.start)
-                self._wal.sync()
-        self._wal.settle()
-        return self._received
+        self._begins = {held.segment.timeline: held.segment.start for held in reversed(self._held)}
+        self._ends = {held.segment.timeline: held.end for held in self._held}
+        self._flushed = self._received
 
     @property
     def received(self) -> Position:
@@ -152,6 +133,8 @@ class Spool:
             start, views = self._compare(held, start, list(views), acknowledged)
             if not views:
                 return
+        if held is None:
+            self._begin(segment)
         self._wal.write(segment, start - segment.start, views)
         self._grow(segment, Lsn(start + sum(len(view) for view in views)))
         if self._received == Position(segment.timeline, segment.end):
@@ -160,6 +143,17 @@ class Spool:
             except HostLacks:
                 self._cut_unflushed()
                 raise
+
+    def _begin(self, segment: Segment) -> None:
+        """Only the segment that follows may be begun while what came before is not durable yet: after a crash of the
+        machine that is how they are told apart. Raises HostLacks.
+        """
+        newest = self._held[-1] if self._held else None
+        if newest is None or newest.position == Position(segment.timeline, segment.start):
+            return
+        self.sync()
+        if newest.segment.timeline == segment.timeline and not newest.complete:
+            self._wal.end(newest.segment)
 
     def _compare(
         self, held: HeldSegment, start: Lsn, views: list[memoryview], acknowledged: Lsn
@@ -228,13 +222,17 @@ class Spool:
         self._wal.abandon()
         with self._changed:
             flushed = self._flushed
+        gone: list[Segment] = []
         while len(self._held) > 1 and self._held[-2].position > flushed:
-            self._wal.remove(self._held[-1].segment)
+            gone.append(self._held[-1].segment)
             self._cut_newest(None)
         newest = self._held[-1]
         same = flushed.timeline == newest.segment.timeline
         kept = max(newest.segment.start, flushed.lsn) if same else newest.segment.start
         self._cut_newest(kept)
+        # What can't be removed now is not held all the same, and written over.
+        for segment in gone:
+            self._wal.remove(segment)
         self._wal.truncate(newest.segment, kept - newest.segment.start)
         self._wal.abandon()
 

@@ -1,6 +1,7 @@
-"""Raw WAL on disk: one file per segment, `.partial` until it is complete, append-only by size.
+"""Raw WAL on disk: one file per segment, `.partial` until it is complete and durable, append-only by size.
 
-Owns names, sizes and durability of the files. A file's end is where receiving stopped: nothing is preallocated.
+Owns names, sizes and durability of the files. A file's end is where receiving stopped: nothing is preallocated. An
+empty `.ended` file beside a partial one says that all of it is durable and no more comes: a gap follows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from replicator.spool.files import make_directory, open_private, sync_directory,
 from replicator.spool.position import Position
 
 _PARTIAL = ".partial"
+_ENDED = ".ended"
 _VECTORS = 512
 #: Whole segments whose last fsync may be under way while the next one is written.
 _BEHIND = 2
@@ -55,12 +57,44 @@ class WalFiles:
         self._finishing: deque[tuple[Segment, Future[None]]] = deque()
         self._failed = False
 
-    def settle(self) -> None:
-        """Make the names that a former process left durable: it may have died between making and syncing one."""
+    def recover(self) -> list[HeldSegment]:
+        """What a former process left, made durable; in the order of the stream.
+
+        The partial file that the last durable one of its timeline is followed by is the newest that may have counted.
+        What comes after it was written while that one was not durable, and a crash of the machine may have torn both:
+        it goes, and the partial one loses its last byte if it has all. So the source is asked for it again, and its
+        bytes are compared. Raises HostLacks.
+        """
+        found = self.scan()
+        durable = {held.segment.timeline: held.segment for held in found if self._known_durable(held.segment)}
+        kept: list[HeldSegment] = []
+        doubtful: dict[int, int] = {}
+        for held in found:
+            last = durable.get(held.segment.timeline)
+            if last is None or held.segment > last:
+                if held.segment.timeline in doubtful:
+                    self.remove(held.segment)
+                    continue
+                doubtful[held.segment.timeline] = len(kept)
+            kept.append(held)
+        for index in doubtful.values():
+            held = kept[index]
+            if held.complete and index == len(kept) - 1:
+                held = kept[index] = HeldSegment(held.segment, Lsn(held.end - 1))
+            self.truncate(held.segment, held.end - held.segment.start)
+            self.sync()
         with translated(self.directory):
             for directory in [*self.directory.glob("????????"), self.directory]:
                 if directory.is_dir():
                     sync_directory(directory)
+        return kept
+
+    def _known_durable(self, segment: Segment) -> bool:
+        with translated(self.directory):
+            return self.path(segment, complete=True).exists() or self._ended(segment).exists()
+
+    def _ended(self, segment: Segment) -> Path:
+        return self.path(segment, complete=True).with_suffix(_ENDED)
 
     def path(self, segment: Segment, *, complete: bool) -> Path:
         """Where a segment is."""
@@ -112,10 +146,17 @@ class WalFiles:
             with translated(self.path(self._open[0], complete=False)):
                 os.fdatasync(self._open[1])
 
+    def end(self, segment: Segment) -> None:
+        """No more comes of a partial segment, and all of it is durable: what follows it may count. Raises HostLacks."""
+        path = self._ended(segment)
+        with translated(path):
+            os.close(open_private(path, os.O_WRONLY | os.O_CREAT))
+            sync_directory(path.parent)
+
     def complete(self, segment: Segment, durable: Callable[[], None]) -> None:
         """Begin to make a whole segment durable and to give it its name; `durable` is called from another thread when
-        it is. The name need not be durable: a file of full size under the name that was made durable before its first
-        byte says the same after a crash. Raises HostLacks, also for an earlier segment that failed.
+        both are: after a crash the name tells it from one whose last fsync was under way, and which may be torn.
+        Raises HostLacks, also for an earlier segment that failed.
         """
         self._finish_until(_BEHIND - 1)
         with translated(self.path(segment, complete=False)):
@@ -134,6 +175,7 @@ class WalFiles:
                 finally:
                     os.close(descriptor)
                 partial.rename(whole)
+                sync_directory(whole.parent)
         except HostLacks:
             self._failed = True  # until `abandon`, nothing that came after it counts either
             raise
@@ -167,8 +209,8 @@ class WalFiles:
         """Remove a segment's file."""
         wait([future for finishing, future in tuple(self._finishing) if finishing == segment])
         with translated(self.directory):
-            for complete in (True, False):
-                self.path(segment, complete=complete).unlink(missing_ok=True)
+            for path in (*(self.path(segment, complete=complete) for complete in (True, False)), self._ended(segment)):
+                path.unlink(missing_ok=True)
 
     def take_back(self, segment: Segment, size: int) -> None:
         """Cut the file, or remove it where nothing of it is kept; what was open is let go of."""
@@ -201,11 +243,14 @@ class WalFiles:
         self.close()
         path = self.path(segment, complete=False)
         make_directory(path.parent)
-        new = not path.exists()
         descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+        try:
+            if not os.fstat(descriptor).st_size:  # new, or its name could not be made durable the last time
+                sync_directory(path.parent)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._open = (segment, descriptor)
-        if new:
-            sync_directory(path.parent)
         return descriptor
 
 

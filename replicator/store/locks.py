@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
-from replicator.store.protocol import ReadableStore
+from replicator.store.protocol import ReadableStore, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,25 @@ class Versioned(Protocol):
     def earlier(self, name: str) -> Iterator[ReadableStore]:
         """The store with each earlier content of `name` in its place, oldest first."""
         ...
+
+
+@runtime_checkable
+class Freeing(Protocol):
+    """A store in which deleting a name may leave its content."""
+
+    def free(self, name: str) -> datetime | None:
+        """Delete every content of a name. The end of the lock that keeps one of them; None when all are gone."""
+        ...
+
+
+def free(store: Store, name: str) -> datetime | None:
+    """Remove an object for good, earlier contents too; well when it isn't there. The moment until which a lock keeps it
+    in place, None when it is gone. Raises StoreDenied when refused for another reason, StoreUnavailable.
+    """
+    if isinstance(store, Freeing):
+        return store.free(name)
+    store.delete(name)
+    return None
 
 
 def locks(store: ReadableStore) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -153,6 +154,10 @@ class ResilientStore:
     def delete(self, name: str) -> None:
         """Remove an object; well when it isn't there. Raises StoreDenied when refused."""
         self._call(lambda: self._driver.delete(name), what=f"delete {name}")
+
+    def free(self, name: str) -> datetime | None:
+        """Remove an object for good; the end of the lock that keeps it in place, None when it is gone."""
+        return self._call(lambda: locks.free(self._driver, name), what=f"delete {name}")
 
     def _stream(self, name: str, body: Path) -> None:
         """A large file goes in parts: a cut line then costs one part, not the file."""

@@ -5,7 +5,7 @@ Locks are set in compliance mode: nobody can shorten one, the bucket's owner nei
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from replicator.errors import NotFound, ReplicatorError, StoreDenied, StoreMisconfigured, StoreUnavailable
@@ -50,6 +50,44 @@ def _held_until(client: S3Client, where: dict[str, Any]) -> datetime:
     except (ReplicatorError, KeyError):
         return never
     return held.get("RetainUntilDate", never) if held.get("Mode") == MODE else never
+
+
+def free(store: str, client: S3Client, bucket: str, key: str, name: str) -> datetime | None:
+    """Delete every version of a key, and its delete markers once no version is left. The end of the latest lock among
+    those that are kept, None when all are gone. Raises StoreDenied when something else than a lock refuses.
+    """
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": key}
+    kept: datetime | None = None
+    for _ in range(_MOST_PAGES):
+        with translated(store, f"list the versions of {name}"):
+            page = client.list_object_versions(**asked)
+        for item in page.get("Versions", []):
+            if item["Key"] == key:
+                where = {"Bucket": bucket, "Key": key, "VersionId": item["VersionId"]}
+                until = _free_version(store, client, where, name)
+                if until is not None:
+                    kept = until if kept is None else max(kept, until)
+        for marker in page.get("DeleteMarkers", []) if kept is None else []:
+            if marker["Key"] == key:
+                with translated(store, f"delete {name}"):
+                    client.delete_object(Bucket=bucket, Key=key, VersionId=marker["VersionId"])
+        if not page.get("IsTruncated") or any(item["Key"] > key for item in page.get("Versions", [])):
+            break
+        asked |= {"KeyMarker": page.get("NextKeyMarker", ""), "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+    return kept
+
+
+def _free_version(store: str, client: S3Client, where: dict[str, Any], name: str) -> datetime | None:
+    try:
+        with translated(store, f"delete {name}"):
+            client.delete_object(**where)
+    except (StoreDenied, StoreMisconfigured) as error:
+        until = _held_until(client, where)
+        if until <= datetime.now(UTC):
+            hint = "Allow s3:DeleteObjectVersion and s3:GetObjectRetention for the store's credentials."
+            raise StoreDenied(error.message, hint=hint, **error.context) from error
+        return until
+    return None
 
 
 def versions(store: str, client: S3Client, bucket: str, key: str, name: str) -> list[str]:

@@ -193,8 +193,7 @@ class S3Store:
             begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, **s3_lock.arguments(until))
         if not begun.get("UploadId"):
             raise StoreUnavailable(f"store {self._name}: the answer about {name} broke off", store=self._name)
-        md5 = self.sends_md5 or until is not None
-        return S3Upload(self, self._client, self._bucket, key, name, begun["UploadId"], md5=md5)
+        return S3Upload(self, self._client, self._bucket, key, name, begun["UploadId"], locked=until is not None)
 
     def delete(self, name: str) -> None:
         """Remove an object; well when it isn't there. Raises StoreDenied when refused."""
@@ -204,6 +203,13 @@ class S3Store:
                 self._client.delete_object(Bucket=self._bucket, Key=key)
         except ObjectAbsent:
             s3_bucket.require_bucket(self._name, self._client, self._bucket)
+
+    def free(self, name: str) -> datetime | None:
+        """Delete every content of a name; the end of the lock that keeps one of them, None when all are gone."""
+        if self._lock is not None:
+            return s3_lock.free(self._name, self._client, self._bucket, self._key(name), name)
+        self.delete(name)
+        return None
 
     @property
     def locks(self) -> bool:

@@ -26,6 +26,9 @@ class _Owner(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def sends_md5(self) -> bool: ...
+
     def translated(self, doing: str) -> AbstractContextManager[None]: ...
 
     def refuse_taken(self, name: str, kind: str) -> None: ...
@@ -41,7 +44,7 @@ class S3Upload:
     """Parts numbered from 1 as S3 does; sending a part again replaces it."""
 
     def __init__(
-        self, store: _Owner, client: S3Client, bucket: str, key: str, name: str, upload_id: str, *, md5: bool
+        self, store: _Owner, client: S3Client, bucket: str, key: str, name: str, upload_id: str, *, locked: bool = False
     ) -> None:
         self._store = store
         self._client = client
@@ -49,7 +52,7 @@ class S3Upload:
         self._key = key
         self._name = name
         self._id = upload_id
-        self._md5 = md5
+        self._md5 = store.sends_md5 or locked  # S3 demands it of what is locked
         self._parts: dict[int, str] = {}
 
     def part(self, number: int, offset: int, data: bytes) -> None:  # noqa: ARG002 - S3 orders by number

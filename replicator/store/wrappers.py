@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from replicator.errors import UsageError
@@ -82,3 +83,7 @@ class Prefixed(ReadOnly):
     def delete(self, name: str) -> None:
         """Remove an object; well when it isn't there."""
         self._inner.delete(self._prefix + name)
+
+    def free(self, name: str) -> datetime | None:
+        """Remove an object for good; the end of the lock that keeps it in place, None when it is gone."""
+        return locks.free(self._inner, self._prefix + name)

@@ -113,6 +113,8 @@ class Board:
         self.directory = directory
         self._lock = Lock()
         self.release_lock = Lock()
+        #: When it is worth looking again at what may go (monotonic seconds).
+        self.release_due = -1e9
         self._problems: dict[str, Problem] = {}
         self._spool: Spool | None = None
 

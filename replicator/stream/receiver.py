@@ -7,6 +7,7 @@ may be away for a week). Stops only for what no retry can help: another cluster,
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import SystemRandom
 from threading import Event
 
@@ -58,7 +59,17 @@ class Receiver:
         self._random = SystemRandom()
 
     def run(self, stop: Event) -> None:
-        """Stream until `stop` is set. Raises Conflict and others that no retry helps."""
+        """Stream until `stop` is set. Raises Conflict and others that no retry helps. However it ends, nothing is
+        still being written: what was received is durable, or was cut off.
+        """
+        try:
+            self._run(stop)
+        finally:
+            if (spool := self._board.spool) is not None:
+                with suppress(HostLacks):
+                    spool.sync()
+
+    def _run(self, stop: Event) -> None:
         failures = 0
         while not stop.is_set():
             began = self._board.clock.monotonic()

@@ -15,6 +15,9 @@ from replicator.stream.holdings import Holdings
 
 #: Well below what `limits.reserve` keeps free.
 _LOOK_AGAIN_BYTES, _LOOK_AGAIN_S = 4 * 2**20, 0.1
+#: A look goes through all files, and comes after every put: of a long backlog it would be most of the work. It rests for
+#: so many times what it took; a shipper that is idle looks every second.
+_REST = 9.0
 
 
 def spool_limit(board: Board, spool: Spool, *, full: bool = False) -> int:
@@ -41,11 +44,14 @@ class SpoolLimit:
 
 def release(board: Board, *, pressing: bool = False, full: bool = False, share: float = 1.0) -> None:
     """Remove what every store has; with `pressing`, down to `share` of the limit, also what one store has. One at a
-    time: who comes while another works has nothing to do.
+    time: who comes while another works, or soon after a long look, has nothing to do unless it presses.
     """
     spool = board.spool
-    if spool is None or not board.release_lock.acquire(blocking=pressing):
+    if spool is None or (board.clock.monotonic() < board.release_due and not pressing):
         return
+    if not board.release_lock.acquire(blocking=pressing):
+        return
+    began = board.clock.monotonic()
     try:
         raw = {held.segment.name: held.segment for held in spool.held()}
         limit = int(share * spool_limit(board, spool, full=full)) if pressing else 2**63
@@ -58,6 +64,8 @@ def release(board: Board, *, pressing: bool = False, full: bool = False, share: 
                 spool.sealed.remove(key)
             board.steps("after remove")
     finally:
+        now = board.clock.monotonic()
+        board.release_due = now + _REST * (now - began)
         board.release_lock.release()
 
 

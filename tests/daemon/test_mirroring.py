@@ -101,9 +101,10 @@ def test_snapshot_that_is_lacking_for_a_while(tmp_path: Path) -> None:
     assert world.turn(600) == 1
 
 
-def test_what_stays_lacking_is_tried_ever_less_often(tmp_path: Path) -> None:
-    """What a mirror could not complete is no reason for one after the other."""
-    world = World(tmp_path, code=6, mends=False)
+@pytest.mark.parametrize("code", [0, 6])
+def test_what_stays_lacking_is_tried_ever_less_often(tmp_path: Path, code: int) -> None:
+    """What a mirror could not complete, or need not since retention took it, is no reason for one after the other."""
+    world = World(tmp_path, code=code, mends=False)
     world.held["offsite"] = (_OLD,)
     assert world.turn(SETTLED_S + 480) == 4  # after 0, 60, 180 and 420 seconds
     assert world.keeper.problem() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import signal
 import subprocess
@@ -30,10 +31,10 @@ from replicator.daemon.reload import (
     needs_restart,
 )
 from replicator.daemon.scheduler import Scheduler
-from replicator.daemon.supervisor import Supervisor
+from replicator.daemon.supervisor import Group, Supervisor
 from replicator.errors import HostLacks, PolicyError
 from replicator.policy import DaemonPolicy, Policy, load_policies, parse_policy
-from replicator.tolerance import SystemClock
+from replicator.tolerance import Deadline, SystemClock
 from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster, cluster_base, have_binaries, make_cluster
 from tests.composed import environment, json_of, replicator, write_policies
 
@@ -152,6 +153,79 @@ def test_a_cluster_that_another_daemon_runs_is_not_taken(tmp_path: Path) -> None
     assert fleet.nodes == ()
     assert [problem.code for problem in reloader.problems("frk")] == ["conflict"]
     assert "another daemon runs frk" in reloader.problems("frk")[0].text
+
+
+class Hanging:
+    """A store that answers nothing until `go` is set."""
+
+    def __init__(self, inner: Any, go: Event) -> None:
+        self._inner, self._go = inner, go
+
+    def __getattr__(self, name: str) -> Any:
+        self._go.wait(20)
+        return getattr(self._inner, name)
+
+
+def test_a_cluster_that_did_not_end_begins_anew_later(tmp_path: Path) -> None:
+    """While a former thread hangs in a call the cluster is not begun twice, and that is said; the next reload after it
+    has ended begins it anew, and no problem stays.
+    """
+    clock, go, stop = SystemClock(), Event(), Event()
+    policies = write_policies(tmp_path, NOWHERE)
+    settings, found = load_policies(policies)
+    changed = {"frk": found["frk"].model_copy(update={"compression": "zstd:9"})}
+    files = [Files(settings, changed), Files(settings, changed)]
+
+    def build(policy: Policy, settings: DaemonPolicy) -> Cluster:
+        return compose(policy, settings, wrap_store=lambda store: Hanging(store, go))
+
+    fleet = Fleet(Supervisor(clock, on_bug=lambda: None), Scheduler(), lambda _: [], clock)
+    node = fleet.add(build(found["frk"], settings))
+    node.lock()
+    fleet.start(node)
+    reload = Reload(Files(settings, found), lambda: files.pop(), build)
+    reloader = Reloader(fleet, reload, clock, flush_s=0.1, join_s=0.5)
+    thread = Thread(target=reloader.run, args=(stop,))
+    thread.start()
+    try:
+        reloader.ask()
+        wait(lambda: reloader.problems("frk"))
+        assert fleet.node("frk") is node
+        go.set()
+        wait(lambda: not node.join(Deadline(clock, 0)))
+        reloader.ask()
+        wait(lambda: fleet.node("frk") is not node and not reloader.problems("frk"))
+    finally:
+        stop.set()
+        thread.join(10)
+        for running in fleet.nodes:
+            running.interrupt()
+            running.join(Deadline(clock, 10))
+            running.unlock()
+
+
+def test_a_refused_reload_leaves_nothing_behind(tmp_path: Path) -> None:
+    """However often it is refused: no group of workers stays for a cluster that never began."""
+    clock = SystemClock()
+    settings, found = load_policies(write_policies(tmp_path, NOWHERE))
+    supervisor = Supervisor(clock, on_bug=lambda: None)
+    fleet = Fleet(supervisor, Scheduler(), lambda _: [], clock)
+    for _ in range(3):
+        fleet.add(build(found["frk"], settings))
+        fleet.drop("frk")
+    gc.collect()
+    assert not [made for made in gc.get_objects() if isinstance(made, Group) and made.name == "frk"]
+
+
+def test_a_credential_that_is_not_ours_to_look_at(tmp_path: Path) -> None:
+    """A directory that can't be searched is an error of this host, and no bug."""
+    policy = policy_of(tmp_path)
+    for name in ("access_key", "secret_key"):
+        private(tmp_path / name, "one")
+    loop = tmp_path / ("k" * 300) / "writer.key"
+    encryption = policy.encryption.model_copy(update={"writer_key": loop})
+    with pytest.raises(HostLacks):
+        credentials_mark(policy.model_copy(update={"encryption": encryption}))
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from replicator.cli.check import patient
 from replicator.core.finding import Finding
 from replicator.doctor.examine import examine
 from replicator.doctor.finding import Report
-from replicator.doctor.host import check_directories
+from replicator.doctor.host import check_directories, check_scratch
 from replicator.doctor.settings import stands_in
 from replicator.doctor.subject import Patient
+from replicator.policy import ReplicaPolicy, VerifyPolicy
 from replicator.postgres.binaries import find_binaries
 from tests.clock import FakeClock
 from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster
@@ -205,6 +206,36 @@ def test_clock_skew(subject: Patient) -> None:
     report = examine(replace(subject, clock=clock))
     assert (wrong(report), report.exit_code) == (["clock_skew"], 9)
     assert "behind" in report.findings[-1].text
+
+
+def test_timeout_of_walsenders(server: TestCluster, subject: Patient) -> None:
+    """A server that never notices a dead connection, or gives a live one no time, is worth knowing of."""
+    for value, said in (("0", "is 0: a connection that died"), ("2s", "is 2000 ms: a short pause")):
+        with settings(server, wal_sender_timeout=value):
+            found = next(one for one in examine(subject).findings if one.code == "wal_sender_timeout")
+        assert said in found.text
+        assert (found.affects, found.hint) == (None, "Set wal_sender_timeout = 60s in postgresql.conf, and reload it.")
+
+
+def test_slots_and_senders_for_the_replicas(subject: Patient) -> None:
+    """The policy's replicas count: their slots and walsenders are missed before they are made."""
+    replicas = tuple(
+        ReplicaPolicy(name=f"r{number}", data_directory=Path(f"/r{number}"), follow="primary") for number in range(12)
+    )
+    found = examine(replace(subject, policy=subject.policy.model_copy(update={"replicas": replicas}))).findings
+    told = {one.code: (one.affects, one.hint) for one in found}
+    assert told["max_replication_slots"] == (
+        "replicas",
+        "Set max_replication_slots = 13 in postgresql.conf, and restart the server.",
+    )
+    assert told["max_wal_senders"] == ("stream", "Set max_wal_senders = 14 in postgresql.conf, and restart the server.")
+
+
+def test_room_for_a_drill(subject: Patient, tmp_path: Path) -> None:
+    """A scratch with room is well, also before it is there; without [verify] nobody looks."""
+    verify = VerifyPolicy(scratch=tmp_path / "scratch")
+    assert list(check_scratch(subject)) == []
+    assert list(check_scratch(replace(subject, policy=subject.policy.model_copy(update={"verify": verify})))) == []
 
 
 def test_exit_code_order() -> None:

@@ -239,7 +239,7 @@ def test_wal(site: Site, tmp_path: Path) -> None:
     assert site.command("wal", "get", "frk", now, str(tmp_path / "x"), "--until", until).returncode == 0
     assert (tmp_path / "x").stat().st_size == 1 << 20
     assert site.command("wal", "get", "frk", "00000009.history", str(tmp_path / "y")).returncode == 44
-    assert site.run("wal", "get", "frk", now, "/nowhere/x", "--until", until, code=9)["error"]["exit_code"] == 9
+    assert site.run("wal", "get", "frk", now, str(tmp_path / "nowhere/x"), "--until", until, code=9)["error"]["exit_code"] == 9
     assert site.run("wal", "get", "frk", now, str(tmp_path / "y"), "--until", "x", code=2)["error"]["exit_code"] == 2
 
 
@@ -357,7 +357,7 @@ def test_failures_are_one_object(site: Site) -> None:
 
 def test_what_is_not_built_is_absent(site: Site) -> None:
     """Verbs of later versions are unknown words, no stubs."""
-    for line in (("verify", "frk"), ("snapshot", "pin", "frk", "20010101T000000Z")):
+    for line in (("replica", "promote", "frk", "x"), ("replica", "rebuild", "frk", "x")):
         assert site.run(*line, code=2)["error"]["type"] == "UsageError"
 
 

@@ -228,6 +228,20 @@ def test_documents() -> None:
         open_document(keys, "writer", "writers/1", forged)
 
 
+def test_every_flipped_bit_of_a_document_is_found() -> None:
+    """Also in the line of the signature: a writer's id in other letters is another line."""
+    writer = SigningKey(bytes(range(32)))
+    keyring = Keyring(bytes(16), Cipher.NONE, bytes(32), writers={writer.id: writer.public}, writer=writer)
+    data = sign_as_writer(keyring, "begin", "7/packs/a", {"host": "h"})
+    open_document(keyring, "begin", "7/packs/a", data)
+    for at in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << bit
+            with pytest.raises(IntegrityError):
+                open_document(keyring, "begin", "7/packs/a", bytes(flipped))
+
+
 def test_key_texts() -> None:
     """Keys read back; a wrong one is refused without being repeated."""
     assert parse_key("ed25519", key_text("ed25519", ROOT.public)) == ROOT.public

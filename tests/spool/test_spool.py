@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -263,14 +264,109 @@ def test_send_times_are_bounded() -> None:
         assert known is None or known[1] >= number * 100_000
 
 
-def test_a_whole_segment_under_its_partial_name_is_whole(tmp_path: Path) -> None:
-    """A rename that a crash undid is made again: no byte of the segment is asked for twice."""
-    fill(open_spool(tmp_path), b"x" * S)
-    whole = next(path for path in (tmp_path / "7/wal").rglob("*") if path.is_file())
-    whole.rename(whole.with_name(whole.name + ".partial"))
+def test_what_a_crash_of_the_machine_left_is_asked_for_again(tmp_path: Path) -> None:
+    """A segment whose last fsync was under way may be torn, and is no newest one: it and all after it never counted.
+    The source's bytes win.
+    """
+    data = os.urandom(2 * S + 500)
+    fill(open_spool(tmp_path), data)
+    torn = tmp_path / "7/wal/00000001" / Segment(1, 4, S).name
+    torn.write_bytes(data[S : S + 100] + bytes(S - 100))
+    torn.rename(torn.with_name(torn.name + ".partial"))
     again = open_spool(tmp_path)
-    assert again.flushed == Position(1, SEGMENT.end)
-    assert whole.exists()
+    assert again.received.lsn.floor(S) == again.flushed.lsn.floor(S) == 4 * S
+    assert [held.segment.number for held in again.held()] == [3, 4]
+    fill(again, data[S:], 4 * S, acknowledged=4 * S)
+    once_more = open_spool(tmp_path)
+    assert once_more.received == Position(1, Lsn(5 * S + 500))
+    assert b"".join(once_more.read(held.segment, 0, held.end - held.segment.start) for held in once_more.held()) == data
+
+
+def test_after_a_gap_nothing_is_doubtful(tmp_path: Path) -> None:
+    """A segment that ends early because the source had removed the rest is no torn one: what follows it stays."""
+    spool = open_spool(tmp_path)
+    fill(spool, b"a" * 100)
+    fill(spool, b"b" * 100, 6 * S)
+    fill(spool, b"c" * 100, 9 * S)
+    fill(spool, b"d" * 100, 9 * S, timeline=2)
+    held = spool.held()
+    assert open_spool(tmp_path).held() == held
+    for old in held[:-1]:
+        spool.let_go(old.segment)
+    assert [path.name for path in (tmp_path / "7/wal").rglob("*") if path.is_file()] == [
+        held[-1].segment.name + ".partial"
+    ]
+
+
+def _descriptor_of(path: Path) -> int:
+    return next(
+        int(found.name)
+        for found in Path("/proc/self/fd").iterdir()
+        if found.is_symlink() and str(found.readlink()) == str(path)
+    )
+
+
+def _without_fsync(path: Path) -> None:
+    """What has this file open takes every byte from now on, and no fsync."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, _descriptor_of(path), inheritable=False)
+    os.close(null)
+
+
+@pytest.mark.parametrize(("timeline", "start"), [(2, 3 * S), (1, 6 * S)])
+def test_what_is_begun_elsewhere_waits_for_what_came_before(tmp_path: Path, timeline: int, start: int) -> None:
+    """Another timeline, or bytes after a gap, are only written once all before them is durable; bytes that did not
+    become so are cut off, and a later fsync that goes well does not count for them.
+    """
+    spool = open_spool(tmp_path)
+    fill(spool, b"a" * 100)
+    spool.append(SEGMENT, Lsn(3 * S + 100), [memoryview(b"b" * 50)], acknowledged=Lsn(0))
+    path = next(tmp_path.rglob("*.partial"))
+    _without_fsync(path)
+    other = Segment.holding(timeline, Lsn(start), S)
+    with pytest.raises(HostLacks):
+        spool.append(other, Lsn(start), [memoryview(b"c")], acknowledged=Lsn(0))
+    assert spool.sync() == spool.received == Position(1, Lsn(3 * S + 100))
+    fill(spool, b"c", start, timeline=timeline)
+    assert open_spool(tmp_path).received == spool.flushed == Position(timeline, Lsn(start + 1))
+
+
+def test_what_is_cut_off_is_forgotten_even_where_it_cannot_be_removed(tmp_path: Path) -> None:
+    """A file system that became read-only refuses to remove as well: what was not durable does not count."""
+    spool = open_spool(tmp_path)
+    data = os.urandom(S + 100)
+    fill(spool, data[:10])
+    _without_fsync(next(tmp_path.rglob("*.partial")))
+    following = tmp_path / "7/wal/00000001" / (Segment(1, 4, S).name + ".partial")
+    spool.append(SEGMENT, Lsn(3 * S + 10), [memoryview(data[10:S])], acknowledged=Lsn(0))
+    spool.append(Segment(1, 4, S), Lsn(4 * S), [memoryview(data[S:])], acknowledged=Lsn(0))
+    following.unlink()
+    following.mkdir()
+    with pytest.raises(HostLacks):
+        spool.sync()
+    assert spool.received == spool.flushed == Position(1, Lsn(3 * S + 10))
+    assert spool.usage == 10
+    following.rmdir()
+    fill(spool, data[10:], 3 * S + 10)
+    assert open_spool(tmp_path).received == spool.flushed == Position(1, Lsn(4 * S + 100))
+
+
+def test_a_name_that_could_not_be_made_durable_takes_no_byte(tmp_path: Path) -> None:
+    """A segment's name is durable before its first byte: when that failed, the next try does it again."""
+    spool = open_spool(tmp_path)
+    fill(spool, b"a" * S)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # the file itself, and no directory beside it
+        for _ in range(2):
+            with pytest.raises(HostLacks):
+                spool.append(Segment(1, 4, S), Lsn(4 * S), [memoryview(b"b")], acknowledged=Lsn(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    fill(spool, b"b", 4 * S)
+    assert open_spool(tmp_path).received == Position(1, Lsn(4 * S + 1))
 
 
 def test_a_short_disk_lowers_the_limit() -> None:

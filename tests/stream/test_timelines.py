@@ -145,8 +145,8 @@ def test_a_cluster_restored_to_an_earlier_moment_goes_on(base: Path, tmp_path: P
         copy.promote()
         copy.sql("SELECT pg_create_physical_replication_slot(%s, true)", (SLOT,))
         with streaming(repository, tmp_path / "spool", copy) as running:
-            now = running.wait_durable(copy.write_wal(10))
-            assert now.timeline == 2
+            copy.write_wal(10)
+            now = running.wait(lambda now: now.timeline == 2, "timeline 2")
             assert any("timeline 1 is held" in problem.text for problem in now.problems)
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import tests.walsender as ws
-from replicator.core.lsn import Lsn
-from replicator.errors import ProtocolViolation
+from replicator.core.lsn import Lsn, Segment
+from replicator.errors import ProtocolViolation, WalConflict
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.walreceive import WalStream
 from replicator.stream.board import Board
 from replicator.stream.handshake import Granted
 from replicator.stream.position import StartAt
+from replicator.stream.receiver import Receiver
 from replicator.stream.session import Session
 from replicator.stream.settings import StreamSettings, no_step
 from replicator.tolerance import SystemClock
@@ -130,3 +131,19 @@ def test_what_is_no_wal_stream_is_refused(tmp_path: Path, broken: bytes) -> None
     with pytest.raises(ProtocolViolation):
         run(tmp_path, [ws.send(broken), ws.hang])
     assert not list((tmp_path / "spool").rglob("*.partial"))
+
+
+def test_a_receiver_that_gives_up_leaves_nothing_half_durable(tmp_path: Path) -> None:
+    """Another one may open the spool next: no fsync of ours is under way then, and what was received counts."""
+    board = Board(make_repository(tmp_path), tmp_path / "spool", StreamSettings(slot="s"), SystemClock(), no_step)
+    spool = board.open_spool(SYSTEM, S)
+
+    def connect() -> ReplicationConnection:
+        for number, size in ((3, S), (4, 100)):
+            segment = Segment(1, number, S)
+            spool.append(segment, segment.start, [memoryview(bytes(size))], acknowledged=Lsn(0))
+        raise WalConflict("two servers wrote this timeline")
+
+    with pytest.raises(WalConflict):
+        Receiver(board, connect, may_create_slot=lambda: False).run(threading.Event())
+    assert spool.flushed == spool.received == (1, Lsn(4 * S + 100))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import replicas
 import schemas
 import servers
 import writers
@@ -62,6 +63,7 @@ class Demo:
         self.restored: list[Path] = []
         self.daemon: servers.Daemon | None = None
         self.s3: servers.S3 | None = None
+        self.replica_port = servers.free_port()
 
     def run(self) -> None:
         """Every act in order."""
@@ -69,6 +71,7 @@ class Demo:
         self.snapshots("--full")
         time.sleep(3)
         self.snapshots()
+        self.replica()
         self.mistakes()
         self.cut_off()
 
@@ -122,7 +125,7 @@ passphrase = {{ file = "{self.policies}/{name}.passphrase" }}
 [stream]
 spool = "{self.base}/spool"
 spool_limit = "2GB"
-""")
+{replicas.policy(self.base, self.replica_port) if name == "frk" else ""}""")
             (self.policies / f"{name}.toml").chmod(0o600)
         (self.policies / "daemon.toml").write_text(f"""
 [api]
@@ -145,6 +148,18 @@ directory = "{self.base}/state"
                 f"{name}: snapshot {row['label']} ({kind}) in {row['elapsed_s']:.1f} s:"
                 f" {row['bytes'] / 2**20:.1f} MB, {row['added_bytes'] / 2**20:.1f} MB stored"
             )
+
+    def replica(self) -> None:
+        """A standby of frk from the newest snapshot, while the writers go on."""
+        self.restored.append(self.base / replicas.NAME)  # ended like a restored server
+        frk = self.primaries["frk"]
+        found = replicas.make(self.policies, frk.conninfo(), frk.conninfo(port=self.replica_port))
+        self.figures["frk"]["replica"] = found
+        self.story.tell(
+            f"frk: replica {replicas.NAME} made in {found['create_s']:.1f} s from snapshot {found['snapshot']} of"
+            f" {found['store']}, without reading the primary's data; it is {found['state']}, {found['lag_bytes']:,}"
+            f" bytes behind, {found['rows']:,} rows of kegiatan"
+        )
 
     def mistakes(self) -> None:
         """A DELETE without WHERE, a DROP TABLE; writers go on; both clusters come back as they were just before."""
