@@ -77,11 +77,11 @@ class PruneKeeper:
     def _look(self) -> None:
         """Ask for a prune where a snapshot has come since the last one, or a day has passed."""
         views = [view for view in self.views().values() if view.read_at is not None]
-        newest = max(labels(views), default=None)
-        if views and newest != self._newest:
-            if self._newest is not None and newest is not None and newest > self._newest:
-                self.request("snapshot")
-            self._newest = newest or ""
+        newest = max(labels(views), default="")
+        if views and self._newest is not None and newest > self._newest:
+            self.request("snapshot")
+        if views:
+            self._newest = newest
         if self.clock.monotonic() >= self._due_at:
             self.request("daily")
 

@@ -130,7 +130,8 @@ class LocalServer:
             raise self._failed("ended before its recovery did")
         if self._state() != _RECOVERING:
             answer = self.query("SELECT pg_is_in_recovery()")
-            return Recovery.ENDED if answer in (None, "f") else Recovery.RUNNING
+            ended = answer == "f" or (answer is None and self._accepts())
+            return Recovery.ENDED if ended else Recovery.RUNNING
         paused = (
             "pg_get_wal_replay_pause_state() = 'paused'" if self._binaries.major >= 14 else "pg_is_wal_replay_paused()"
         )
@@ -158,6 +159,16 @@ class LocalServer:
         except OSError:
             return ""
         return "\n".join(lines[-_LOG_LINES:])
+
+    def _accepts(self) -> bool:
+        """Whether the postmaster says that it takes connections: the eighth line of postmaster.pid. No role that we
+        know may be allowed in, and pg_control tells of the end a moment before the server opens.
+        """
+        try:
+            lines = (self.data_directory / "postmaster.pid").read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[7].strip() == "ready"
 
     def _state(self) -> str:
         return read_controldata(self._binaries, self.data_directory, owner=self._owner).state

@@ -2,6 +2,7 @@
 
 Owns the SQL for it. A hash is equal where the types call their values equal; a value of a type without a hash of its
 own is hashed by its text. Nothing of a row ever leaves the server but its hash and, for a surrogate key, that key.
+No code of a table's owner runs: text is what a type's output function gives, never a cast, and no domain is checked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WHERE c.relkind = ANY(%s) AND c.relpersistence = 'p' AND ({which})
 ORDER BY 2
 """
 _COLUMNS = """
-SELECT quote_ident(attname), format_type(atttypid, atttypmod) FROM pg_attribute
+SELECT quote_ident(attname) FROM pg_attribute
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _OURS = "n.nspname <> ALL('{pg_catalog,information_schema,pg_toast}') OR c.oid IN (2613, 2995)"
@@ -131,20 +132,26 @@ def whole_row(connection: SqlConnection) -> str:
     """The hash of a row by its types' own functions (PostgreSQL 14), else of its text: SQL for `hash_rows`."""
     if connection.server_version >= _HASHES_SINCE:
         return f"hash_record_extended({_ROW}.*, 0)"
-    return f"hashtextextended(({_ROW}.*)::text, 0)"
+    return f"hashtextextended(concat({_ROW}.*), 0)"
 
 
 def by_columns(connection: SqlConnection, table: Table) -> str:
     """The same, with the text of those columns whose types have no hash of their own."""
-    columns = connection.execute(_COLUMNS, (table.oid,))
-    hashed = {kind: _has_hash(connection, kind) for kind in dict.fromkeys(kind for _, kind in columns)}
-    values = [f"{_ROW}.{name}{'' if hashed[kind] else '::text'}" for name, kind in columns]
+    names = [name for (name,) in connection.execute(_COLUMNS, (table.oid,))]
+    values = [f"{_ROW}.{name}" if _has_hash(connection, table, name) else _text(f"{_ROW}.{name}") for name in names]
     return f"hash_record_extended(ROW({', '.join(values)}), 0)"
 
 
-def _has_hash(connection: SqlConnection, kind: str) -> bool:
+def _text(value: str) -> str:
+    """Null for a null, which a row of nulls is not. A cast to text may be of the type's owner's making."""
+    return f"CASE num_nulls({value}) WHEN 0 THEN concat({value}) END"
+
+
+def _has_hash(connection: SqlConnection, table: Table, column: str) -> bool:
+    """Asked with a null of the column's type that is made without a look at what its domain allows."""
+    value = f"(SELECT 1) one LEFT JOIN ONLY {table.name} {_ROW} ON false"
     try:
-        connection.execute(f"SELECT hash_record_extended(ROW(NULL::{kind}), 0)")
+        connection.execute(f"SELECT hash_record_extended(ROW({_ROW}.{column}), 0) FROM {value}")  # noqa: S608 quoted by the server
     except ReplicatorError as error:
         if error.context.get("sqlstate") != _UNDEFINED_FUNCTION:
             raise

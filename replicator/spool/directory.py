@@ -12,6 +12,7 @@ from pathlib import Path
 from replicator.spool.files import translated
 from replicator.spool.walfiles import SegmentSizeFile
 
+_GONE = ".gone"
 _SYSTEM_ID = re.compile(r"[1-9]\d{0,19}\Z")
 
 
@@ -27,6 +28,10 @@ def spooled_system_ids(directory: Path) -> tuple[int, ...]:
 
 
 def remove_spool(directory: Path, system_id: int) -> None:
-    """Remove what a cluster's spool `directory` holds of one system id; nobody may use it. Raises HostLacks."""
+    """Remove what a cluster's spool `directory` holds of one system id; nobody may use it. All of it is gone at once:
+    who dies in between leaves no spool with holes, and what is left goes the next time. Raises HostLacks.
+    """
     with translated(directory):
-        shutil.rmtree(directory / str(system_id))
+        (directory / str(system_id)).rename(directory / f"{system_id}{_GONE}")
+        for gone in directory.glob(f"*{_GONE}"):
+            shutil.rmtree(gone)

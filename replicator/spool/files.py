@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from replicator.errors import HostLacks, SpoolFull
@@ -49,7 +49,12 @@ def make_directory(directory: Path) -> None:
         return
     make_directory(directory.parent)
     directory.mkdir(0o700, exist_ok=True)
-    sync_directory(directory.parent)
+    try:
+        sync_directory(directory.parent)
+    except OSError:
+        with suppress(OSError):
+            directory.rmdir()  # what is there the next time counts as durable
+        raise
 
 
 def open_private(path: Path, flags: int) -> int:

@@ -124,7 +124,7 @@ class WalFiles:
         """Append at `offset`, which is the file's end. After an error the file ends there again. Raises SpoolFull."""
         path = self.path(segment, complete=False)
         with translated(path):
-            descriptor = self._descriptor(segment)
+            descriptor = self._descriptor(segment, offset)
             try:
                 _write_at(descriptor, offset, views)
             except OSError:
@@ -134,7 +134,7 @@ class WalFiles:
     def truncate(self, segment: Segment, size: int) -> None:
         """Cut the file: what follows is not WAL that we may keep."""
         with translated(self.directory):
-            os.ftruncate(self._descriptor(segment), size)
+            os.ftruncate(self._descriptor(segment, size), size)
 
     def sync(self) -> None:
         """Make what was written durable. After an error nobody knows what of it is on the disk. Raises HostLacks."""
@@ -160,7 +160,7 @@ class WalFiles:
         """
         self._finish_until(_BEHIND - 1)
         with translated(self.path(segment, complete=False)):
-            descriptor = self._descriptor(segment)
+            descriptor = self._descriptor(segment, self._size)
         self._open = None
         self._finishing.append((segment, self._finisher.submit(self._finish, segment, descriptor, durable)))
 
@@ -175,7 +175,11 @@ class WalFiles:
                 finally:
                     os.close(descriptor)
                 partial.rename(whole)
-                sync_directory(whole.parent)
+                try:
+                    sync_directory(whole.parent)
+                except OSError:
+                    whole.rename(partial)  # what does not count is cut under this name
+                    raise
         except HostLacks:
             self._failed = True  # until `abandon`, nothing that came after it counts either
             raise
@@ -236,16 +240,20 @@ class WalFiles:
             self.close()
         self._open = None
 
-    def _descriptor(self, segment: Segment) -> int:
+    def _descriptor(self, segment: Segment, least: int) -> int:
+        """Of a file with `least` bytes at least: never a hole where bytes were."""
         if self._open is not None and self._open[0] == segment:
             return self._open[1]
         self._sync_open()  # what another segment still has in memory would never be synced again
         self.close()
         path = self.path(segment, complete=False)
         make_directory(path.parent)
-        descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+        descriptor = open_private(path, os.O_RDWR | (0 if least else os.O_CREAT))
         try:
-            if not os.fstat(descriptor).st_size:  # new, or its name could not be made durable the last time
+            size = os.fstat(descriptor).st_size
+            if size < least:
+                raise OSError(None, f"segment {segment.name} is shorter than it was")
+            if not size:  # new, or its name could not be made durable the last time
                 sync_directory(path.parent)
         except OSError:
             os.close(descriptor)

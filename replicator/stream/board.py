@@ -6,7 +6,7 @@ Owns no decision. Values are replaced whole, so that any thread may read them at
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import Literal
@@ -69,12 +69,13 @@ class SourceView:
 @dataclass
 class Requests:
     """What was asked from outside: a piece that ends at or after `cut`; the end of reading (`draining`); that the slot
-    is given up (`give_up`).
+    is given up (`give_up`), on the host where it was found in danger (`give_up_on`).
     """
 
     cut: Lsn = field(default_factory=lambda: Lsn(0))
     draining: bool = False
     give_up: bool = False
+    give_up_on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +224,11 @@ class Board:
                 holdings.lose(part)
         self.ring()
 
-    def ask_to_give_up(self, seen: int) -> None:
-        """Ask that the slot be given up, unless that happened since `seen` were."""
+    def ask_to_give_up(self, seen: int, host: str) -> None:
+        """Ask that the slot on `host` be given up, unless that happened since `seen` were."""
         with self._lock:
             if self.given_up.count == seen:
-                self.requests.give_up = True
+                self.requests.give_up_on, self.requests.give_up = host, True
 
     def replaced(self, why: Literal["given up", "lost"], lsn: Lsn | None) -> None:
         """The slot is a new one, which keeps WAL from `lsn` on."""
@@ -241,6 +242,11 @@ class Board:
             f"slot {self.settings.slot} was {why} and made again: the source does not keep the WAL before {lsn}",
             "What it has removed becomes a recorded gap; the next snapshot closes it.",
         ))  # fmt: skip
+
+    def decided(self) -> None:
+        """Where to go on after the last slot that was given up is decided."""
+        with self._lock:
+            self.given_up = replace(self.given_up, pending=False)
 
     def catching_up(self) -> bool:
         """Whether whole segments only are sealed: the slot is in danger, and more WAL waits at the source. Never while

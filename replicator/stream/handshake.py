@@ -6,7 +6,7 @@ Owns the decision that WAL is lost: 58P01 on our own end, and nothing else. Neve
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event
 
 from replicator.core.lsn import Lsn
@@ -170,11 +170,12 @@ class Handshake:
         """Where that was asked for and the slot is ours: another one in its place, which keeps WAL from the source's
         last checkpoint on. Who dies in between finds no slot, makes one, and asks for his own end as always.
         """
-        if not self._board.requests.give_up:
+        requests = self._board.requests
+        if not requests.give_up:
             return slot
-        self._board.requests.give_up = False
-        if not self._may_create:
-            return slot
+        requests.give_up = False
+        if not self._may_create or requests.give_up_on != self._connection.host:
+            return slot  # after a failover the slot is another one, which nobody found in danger
         self._board.steps("before give up")
         self._connection.drop_slot(self._slot_name, wait=True)
         self._board.steps("between drop and create")
@@ -198,7 +199,7 @@ class Handshake:
         if lost and not taken and spool.usage >= spool_limit(self._board, spool):
             reason = "the slot was given up, so that the source's disk does not fill"
             granted = self._later(source, start, slot, spool, reason)
-        self._board.given_up = replace(self._board.given_up, pending=False)
+        self._board.decided()
         return granted
 
     def _ask(self, start: StartAt, slot: SlotState) -> WalStream:

@@ -15,8 +15,8 @@ from replicator.stream.holdings import Holdings
 
 #: Well below what `limits.reserve` keeps free.
 _LOOK_AGAIN_BYTES, _LOOK_AGAIN_S = 4 * 2**20, 0.1
-#: A look goes through all files, and comes after every put: of a long backlog it would be most of the work. It rests for
-#: so many times what it took; a shipper that is idle looks every second.
+#: A look goes through all files, and comes after every put: with a long backlog it would be most of the work. It rests
+#: for so many times what it took; a shipper that is idle looks every second.
 _REST = 9.0
 
 

@@ -135,7 +135,7 @@ class SlotWatcher:
         elif self._board.requests.give_up and not health.active:
             self._replace(sql)  # the receiver was asked at an earlier look, and is not there to do it
         else:
-            self._board.ask_to_give_up(seen)
+            self._board.ask_to_give_up(seen, sql.host)
         self._board.problem("slot room", problem)
 
     def _shed(self) -> None:

@@ -134,6 +134,19 @@ def test_a_servers_life(stopped: TestCluster) -> None:
     assert not server.running()
 
 
+def test_recovery_has_not_ended_before_the_server_opens(stopped: TestCluster) -> None:
+    """Where no role may ask, the postmaster's own word counts: pg_control tells of the end a moment before."""
+    (stopped.directory / "pg_hba.conf").write_text("local all all reject\nhost all all all reject\n")
+    server = server_of(stopped)
+    server.start({"listen_addresses": ""})
+    pid = stopped.directory / "postmaster.pid"
+    lines = pid.read_text().split("\n")
+    assert server.recovery() is Recovery.ENDED
+    pid.write_text("\n".join([*lines[:7], "starting", *lines[8:]]))
+    assert server.recovery() is Recovery.RUNNING
+    pid.write_text("\n".join(lines))
+
+
 def test_root_must_name_an_owner(stopped: TestCluster) -> None:
     """PostgreSQL refuses root, so do we, earlier."""
     if OWNER is None:

@@ -206,7 +206,7 @@ def test_scrypt_parameters_of_a_stranger_are_bounded() -> None:
 
 
 def test_documents() -> None:
-    """A document opens for its name, kind and repository, signed by the right key; every flipped byte is found."""
+    """A document opens for its name, kind and repository, signed by the right key; every flipped bit is found."""
     keys = keyring()
     data = sign_document(WRITER, keys.repository_id, "note", "7/notes/x", {"a": [1, "é"]})
     assert open_document(keys, "note", "7/notes/x", data) == {"a": [1, "é"]}
@@ -218,28 +218,14 @@ def test_documents() -> None:
     ]:
         with pytest.raises(IntegrityError):
             open_document(keys_now, kind, name, data)
-    for at in range(len(data)):
+    for at in range(8 * len(data)):  # every bit: a writer's id in other letters is another line, too
         touched = bytearray(data)
-        touched[at] ^= 1
+        touched[at // 8] ^= 1 << at % 8
         with pytest.raises(IntegrityError):
             open_document(keys, "note", "7/notes/x", bytes(touched))
     forged = sign_document(WRITER, keys.repository_id, "writer", "writers/1", {})
     with pytest.raises(IntegrityError, match="wrong key"):
         open_document(keys, "writer", "writers/1", forged)
-
-
-def test_every_flipped_bit_of_a_document_is_found() -> None:
-    """Also in the line of the signature: a writer's id in other letters is another line."""
-    writer = SigningKey(bytes(range(32)))
-    keyring = Keyring(bytes(16), Cipher.NONE, bytes(32), writers={writer.id: writer.public}, writer=writer)
-    data = sign_as_writer(keyring, "begin", "7/packs/a", {"host": "h"})
-    open_document(keyring, "begin", "7/packs/a", data)
-    for at in range(len(data)):
-        for bit in range(8):
-            flipped = bytearray(data)
-            flipped[at] ^= 1 << bit
-            with pytest.raises(IntegrityError):
-                open_document(keyring, "begin", "7/packs/a", bytes(flipped))
 
 
 def test_key_texts() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from replicator.core.lsn import Lsn, Segment
 from replicator.errors import HostLacks, WalConflict
-from replicator.spool import Describe, Position, SealedFile, Spool, spooled_system_ids
+from replicator.spool import Describe, Position, SealedFile, Spool, remove_spool, spooled_system_ids
 from replicator.spool.limits import Kept, effective_limit, limit_now, to_release
 from replicator.spool.marks import SendTimes
 
@@ -351,6 +351,26 @@ def test_what_is_cut_off_is_forgotten_even_where_it_cannot_be_removed(tmp_path: 
     assert open_spool(tmp_path).received == spool.flushed == Position(1, Lsn(4 * S + 100))
 
 
+def test_a_whole_segment_whose_name_could_not_be_made_durable_does_not_count(tmp_path: Path) -> None:
+    """It is cut where it was durable before, and what was durable keeps its bytes."""
+    spool = open_spool(tmp_path)
+    data = os.urandom(S)
+    fill(spool, data[:1000])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays, and nothing can be opened
+        spool.append(SEGMENT, Lsn(3 * S + 1000), [memoryview(data[1000:])], acknowledged=Lsn(0))
+        with pytest.raises(HostLacks):
+            spool.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert spool.received == spool.flushed == Position(1, Lsn(3 * S + 1000))
+    assert spool.read(SEGMENT, 0, 1000) == data[:1000]
+    fill(spool, data[1000:], 3 * S + 1000)
+    assert spool.flushed == Position(1, SEGMENT.end)
+    assert open_spool(tmp_path).read(SEGMENT, 0, S) == data
+
+
 def test_a_name_that_could_not_be_made_durable_takes_no_byte(tmp_path: Path) -> None:
     """A segment's name is durable before its first byte: when that failed, the next try does it again."""
     spool = open_spool(tmp_path)
@@ -367,6 +387,15 @@ def test_a_name_that_could_not_be_made_durable_takes_no_byte(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     fill(spool, b"b", 4 * S)
     assert open_spool(tmp_path).received == Position(1, Lsn(4 * S + 1))
+
+
+def test_a_spool_that_is_removed_is_gone_at_once(tmp_path: Path) -> None:
+    """What a removal that was cut short left is no spool, and goes with the next one."""
+    fill(open_spool(tmp_path), b"x" * S)
+    (tmp_path / "5.gone" / "wal").mkdir(parents=True)
+    assert spooled_system_ids(tmp_path) == (7,)
+    remove_spool(tmp_path, 7)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_short_disk_lowers_the_limit() -> None:

@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from replicator.core.lsn import Lsn, Segment
+from replicator.core.timeline import TimelineHistory
 from replicator.repository.repository import Repository
 from replicator.stream import StreamSettings
 from replicator.stream.board import Board
 from replicator.stream.governor import Level, Outlook
+from replicator.stream.handshake import Handshake
+from replicator.stream.position import Source
 from replicator.stream.sealer import Sealer
 from replicator.stream.settings import no_step
 from replicator.tolerance import SystemClock
 from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster
 from tests.repositories import make_repository
-from tests.stream.streams import SLOT, RunningStream, catalog, settings, streaming
+from tests.stream.streams import SLOT, RunningStream, catalog, connector, settings, streaming
 from tests.stream.test_acknowledge import Taps
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
@@ -292,6 +295,22 @@ def test_the_source_s_disk_counts_where_it_can_be_seen(cluster: TestCluster, tmp
     with streaming(repository, tmp_path / "spool", cluster, governed(slot_limit=None, pg_wal=wal / "no")) as running:
         now = running.wait(lambda now: now.outlook is not None, "an outlook")
         assert (now.outlook.left, now.outlook.bound) == (None, None)
+
+
+def test_after_a_failover_the_slot_is_not_given_up(cluster: TestCluster, tmp_path: Path) -> None:
+    """That the slot was in danger on one host says nothing of the one on another: only there it is given up."""
+    cluster.sql("SELECT pg_create_physical_replication_slot(%s, true)", (SLOT,))
+    board = Board(make_repository(tmp_path), tmp_path / "spool", governed(), SystemClock(), no_step)
+    connect = connector(lambda: cluster, "")
+    for asked, count in (("former:5432", 0), (None, 1)):
+        with connect() as connection:
+            handshake = Handshake(board, connection, may_create_slot=True)
+            identity = connection.identify()
+            spool = board.open_spool(identity.system_id, connection.wal_segment_size)
+            source = Source(identity.system_id, 1, identity.lsn, TimelineHistory.parse(1, b""))
+            board.ask_to_give_up(0, asked or connection.host)
+            handshake.start(source, spool)
+        assert (board.given_up.count, board.requests.give_up) == (count, False)
 
 
 def test_a_tail_becomes_no_piece_while_the_stream_must_catch_up(tmp_path: Path) -> None:

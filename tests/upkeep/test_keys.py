@@ -428,3 +428,61 @@ def test_listing_names_what_a_store_lacks(keyed: Keyed) -> None:
     assert rows["recovery sheet"]["stores"] == ["local", "offsite"]
     assert [key["current"] for key in value["keys"]] == [True]
     assert [writer["host"] for writer in value["writers"]] == ["test"]
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_store_that_was_away_opens_at_every_step_of_a_removal(keyed: Keyed, after: int) -> None:
+    """A store that lacks who stays gets that first, and the removal then: interrupted anywhere, each store opens."""
+    new = Secrets(identities=(new_x25519(),))
+    rows = list_keys(keyed.open(Secrets())).as_json["recipients"]
+    sheet = next(row["id"] for row in rows if row["label"] == "recovery sheet")
+    remove(keyed.job(), Wish(sheet, without_sheet=True))
+    (keyed.base / "local").rename(keyed.base / "gone")
+    add_recipient(keyed.job(), x25519_public(new.identities[0]), "")
+    (keyed.base / "gone").rename(keyed.base / "local")
+    job = keyed.job(new)
+    Halts.left = after
+    with suppress(KeyboardInterrupt):
+        remove(job, Wish(f"x25519-{x25519_id(keyed.identity)}"))
+    Halts.left = -1
+    both = replace(new, identities=(*new.identities, keyed.identity))
+    assert keyed.opens(both)
+
+
+def test_an_interrupted_removal_of_a_passphrase_is_completed_by_its_id(keyed: Keyed) -> None:
+    """A passphrase has an id under each key: with the one whose removal was put, the removal of the others goes on."""
+    add_passphrase(keyed.job(), b"sandi", "")
+    rotate(keyed.job(replace(keyed.secrets, passphrases=(b"sandi",))))
+    first = min(path.name for path in (keyed.base / "local/frk/keys").rglob("passphrase-*"))
+    job = keyed.job()
+    Halts.left = 1
+    with pytest.raises(KeyboardInterrupt):
+        remove(job, Wish(first))
+    Halts.left = -1
+    assert len(remove(keyed.job(), Wish(first)).ids) == 2
+    assert not list(keyed.base.glob("*/frk/keys/*/passphrase-*"))
+
+
+def test_who_was_added_while_a_store_was_away_opens_the_others(keyed: Keyed) -> None:
+    """A store that lacks a recipient, or has it for some keys only, hides none that has it for all; a removal that
+    was seen on the way counts.
+    """
+    new = Secrets(identities=(new_x25519(),))
+    mine = f"x25519-{x25519_id(new.identities[0])}"
+    rotate(keyed.job())
+    keyed.seal()
+    add_recipient(keyed.job(), x25519_public(new.identities[0]), "")
+    kept = {path: path.read_bytes() for path in sorted((keyed.base / "offsite/frk/keys").rglob(mine))}
+    for path in kept:
+        (keyed.base / "local" / path.relative_to(keyed.base / "offsite")).unlink()
+        repository = keyed.open(new)
+        for name, data in keyed.sealed:
+            assert open_object(repository.store("offsite"), name, repository.keyring).read() == data
+    with pytest.raises(WrongSecret):
+        keyed.open(new, "local")
+    remove(keyed.job(), Wish(mine))
+    (keyed.base / "offsite/frk/removed/recipients" / mine).unlink()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    with pytest.raises(WrongSecret):
+        keyed.open(new)

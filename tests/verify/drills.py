@@ -34,6 +34,8 @@ SAFE = {
     "max_logical_replication_workers": "0",
     "shared_preload_libraries": "",
     "session_preload_libraries": "",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
 }
 #: One statement for each kind of thing that a restore must bring back.
 AWKWARD = (

@@ -340,3 +340,59 @@ def test_a_reader_hashes_every_table_the_same_way_each_time(lived: Ground) -> No
     answer = seen[0]["public.tanpa_kolom"][1][0]
     assert isinstance(answer, RowHash)
     assert answer.rows == 1
+
+
+#: What somebody who may only create objects can leave behind: code that a careless reader runs with its own rights.
+TRAPS = (
+    "CREATE TYPE pasangan AS (isi json)",
+    """CREATE FUNCTION jebakan(pasangan) RETURNS text LANGUAGE plpgsql IMMUTABLE
+       AS 'BEGIN RAISE EXCEPTION ''run as %'', current_user; END'""",
+    "CREATE CAST (pasangan AS text) WITH FUNCTION jebakan(pasangan)",
+    "CREATE TABLE umpan (id int, nilai pasangan)",
+    """INSERT INTO umpan VALUES (1, ROW('{"a": 1}'))""",
+    """CREATE FUNCTION jebakan(json) RETURNS bool LANGUAGE plpgsql IMMUTABLE
+       AS 'BEGIN IF $1 IS NULL THEN RAISE EXCEPTION ''run''; END IF; RETURN true; END'""",
+    "CREATE DOMAIN wajib AS json NOT NULL CHECK (jebakan(VALUE))",
+    "CREATE TABLE berdomain (id int, nilai wajib)",
+    "INSERT INTO berdomain VALUES (1, '[1]')",
+)
+
+
+@pytest.fixture(scope="module")
+def trapped(lived: Ground) -> TestCluster:
+    """Two databases with traps, and values without a hash that differ in one thing each."""
+    for name in ("jerat", "jerat_lain"):
+        lived.cluster.sql(f"CREATE DATABASE {name}")
+        for statement in (
+            *TRAPS,
+            "CREATE TABLE kosong (isi json, catatan xml)",
+            "CREATE TABLE uang (id int, sks money, saat json)",
+            "INSERT INTO uang VALUES (1, 12.34::numeric::money, '[]')",
+        ):
+            lived.cluster.sql(statement, dbname=name)
+    lived.cluster.sql("INSERT INTO kosong VALUES ('null', NULL)", dbname="jerat")
+    lived.cluster.sql("INSERT INTO kosong VALUES ('null', '')", dbname="jerat_lain")
+    lived.cluster.sql("ALTER DATABASE jerat_lain SET lc_monetary = 'C.UTF-8'")
+    lived.cluster.sql("ALTER DATABASE jerat_lain SET bytea_output = 'escape'")
+    return lived.cluster
+
+
+def test_reading_runs_no_code_of_a_tables_owner(trapped: TestCluster) -> None:
+    """Casts and domains are their owners' to write: rows are hashed without either, and every table is read."""
+    with _session(trapped, "jerat") as session:
+        found = [table for table in tables(session, catalogs=False) if table.name.startswith("public.")]
+    with TableReader([lambda: _session(trapped, "jerat")], 1) as reader:
+        answers = {seen.part.tables[0].name: seen.sides[0] for seen in reader.read((table,) for table in found)}
+    assert {name: isinstance(answer, RowHash) and answer.rows for name, answer in answers.items()} == {
+        "public.umpan": 1, "public.berdomain": 1, "public.kosong": 1, "public.uang": 1,
+    }, answers  # fmt: skip
+
+
+def test_nothing_differs_by_a_sessions_settings_but_null_differs_from_empty(trapped: TestCluster) -> None:
+    """Settings of a database or a role change how values look, not what they are; no value is not an empty one."""
+    sides = tuple(
+        Side(name, lambda asked, name=name: _session(trapped, name if asked == "jerat" else asked))  # type: ignore[misc]
+        for name in ("jerat", "jerat_lain")
+    )
+    found = [each for each in Comparison((sides[0], sides[1]), silent, "all").findings("jerat")]
+    assert [each.object for each in found if "of database jerat " in each.text] == ["public.kosong"]

@@ -65,6 +65,14 @@ def _fill(found: Ground) -> None:
     cluster.sql("CREATE DATABASE frk")
     cluster.sql("CREATE TABLE waktu (saat timestamptz)")
     cluster.sql("ALTER DATABASE frk SET session_preload_libraries = 'tidak_ada'")
+    cluster.sql("ALTER DATABASE postgres SET zero_damaged_pages = on")
+    cluster.sql("ALTER SYSTEM SET ignore_checksum_failure = on")
+    cluster.sql(
+        "CREATE FUNCTION tolak() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''dijalankan''; END'"
+    )
+    cluster.sql("CREATE EVENT TRIGGER penjaga ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION') EXECUTE FUNCTION tolak()")
+    cluster.sql("ALTER EVENT TRIGGER penjaga ENABLE ALWAYS")
+    cluster.sql("CREATE DATABASE arsip ALLOW_CONNECTIONS false")
     found.snapshot()
     cluster.sql("INSERT INTO waktu VALUES (clock_timestamp())")
     MARKS["lsn"] = Lsn.parse(cluster.value("SELECT pg_current_wal_insert_lsn()::text"))
@@ -100,6 +108,9 @@ def test_a_drill_to_the_latest_moment_restores_everything_and_leaves_nothing(wel
         "plan", "fetch", "sync", "start", "replay", "probes", "tables", "indexes", "pages", "remove",
     }  # fmt: skip
     assert result.facts["databases"] == ["frk", "postgres", "template1"]
+    assert [found.text for found in result.findings if "arsip" in found.text] == [
+        "database arsip was not read: it allows no connections"
+    ]
     assert result.facts["checksums"] is True
     assert result.facts["rows"] > 20000
     assert list(result.proven) == [result.facts["store"]]
@@ -215,6 +226,15 @@ def test_out_of_time_is_a_remark_and_no_proof(well: Ground) -> None:
     result = run(DrillLevel(LATEST), well.job(), seconds=0.5)
     assert (result.ok, result.proven, [found.code for found in result.findings]) == (True, {}, ["not_all_verified"])
     assert well.scratch() == []
+
+
+def test_what_the_end_of_the_time_cuts_is_no_finding(well: Ground) -> None:
+    """A question that the verb's own limit ends says nothing of the repository: a remark, and no alarm."""
+    slow = probe("SELECT count(pg_sleep(60))", at_least=1)
+    result = run(DrillLevel(LATEST), well.job(verify={"probes": (slow,)}), seconds=6)
+    assert (codes(result.findings), result.ok, result.proven) == ([], True, {}), result.findings
+    assert "not_all_verified" in [found.code for found in result.findings]
+    assert (well.scratch(), well.processes()) == ([], [])
 
 
 def test_an_interrupted_drill_is_gone_at_once(well: Ground) -> None:
