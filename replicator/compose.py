@@ -6,34 +6,30 @@ step callable. Modules are imported when used, so that a verb pays only for what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from replicator.errors import KeysError, NotFound
 from replicator.policy import DaemonPolicy, Policy, resolve_secret
 from replicator.tolerance import Clock, SystemClock
 
 if TYPE_CHECKING:
-    from replicator.core.lsn import Lsn
     from replicator.postgres.binaries import Binaries
     from replicator.postgres.connection import ReplicationConnection
     from replicator.postgres.hosts import Hosts
     from replicator.postgres.query import SqlConnection
-    from replicator.replicas.job import ReplicaJob
     from replicator.replicas.watch import ReplicaWatch
     from replicator.repository.repository import Repository, Secrets
     from replicator.seal.header import Compression
     from replicator.seal.signature import SigningKey
-    from replicator.snapshot import TakeJob
     from replicator.store import ResilientStore, Store, StoreStatistics
     from replicator.stream import ClusterStream
-    from replicator.upkeep.prune import PruneJob
     from replicator.upkeep.state import HostState
-    from replicator.verify.model import VerifyJob
 
 
 def no_step(_: str) -> None:
@@ -136,24 +132,9 @@ class Cluster:
 
     def secrets(self, *, identity: Path | None = None) -> Secrets:
         """What this host may open and sign with: passphrase, identity (or the file given instead), writer key."""
-        from replicator.policy import SecretRef
-        from replicator.repository.repository import Secrets
-        from replicator.seal.signature import SEALING_SECRET, SIGNING_SECRET, parse_key
+        from replicator.upkeep.secrets import held_secrets
 
-        encryption = self.policy.encryption
-        passphrases: tuple[bytes, ...] = ()
-        identities: tuple[bytes, ...] = ()
-        seed: bytes | None = None
-        if encryption.passphrase is not None:
-            passphrases = (resolve_secret(encryption.passphrase, what=f"the passphrase of {self.name}"),)
-        reference = SecretRef(file=identity.absolute()) if identity is not None else encryption.identity
-        if reference is not None:
-            text = resolve_secret(reference, what=f"the identity of {self.name}").decode("ascii", "replace")
-            if text.startswith(f"{SIGNING_SECRET}:"):  # without encryption the sheet holds the root itself
-                seed = parse_key(SIGNING_SECRET, text)
-            else:
-                identities = (parse_key(SEALING_SECRET, text),)
-        return Secrets(passphrases, identities, seed, self.writer())
+        return held_secrets(self.name, self.policy.encryption, identity, self.writer())
 
     @property
     def pinned_root(self) -> str | None:
@@ -178,8 +159,11 @@ class Cluster:
 
         held = self.secrets() if secrets is True else Secrets(writer=self.writer()) if secrets is False else secrets
         stores = self._some(only)
+        root = self.pinned_root
         cache = CachedDocuments(self.state.documents) if cached else None
-        repository = open_repository(self.name, stores, held, pinned_root=self.pinned_root, cache=cache)
+        copies = self.daemon.state.directory / self.name / "documents"  # what this host saw removed counts for all
+        known = CachedDocuments(copies) if not cached and os.access(copies, os.R_OK | os.X_OK) else None
+        repository = open_repository(self.name, stores, held, pinned_root=root, cache=cache, known=known)
         self._check(repository, write=write)
         return repository
 
@@ -267,7 +251,7 @@ class Cluster:
             spool_limit=stream.spool_limit,
             piece_interval=stream.piece_interval,
             piece_size=stream.piece_size,
-            compression=self._compression,
+            compression=self.compression,
             level=self.policy.compression.level,
             request_timeout=self.policy.tolerance.request_timeout,
             protect=stream.protect,
@@ -288,45 +272,6 @@ class Cluster:
             steps=self.steps,
         )
 
-    def take_job(self, *, full: bool = False, workers: int | None = None) -> TakeJob:
-        """What `snapshot take` works on; a store within its retry budget is waited for. Raises as `repository` does."""
-        from replicator.snapshot import TakeJob
-
-        policy, tolerance = self.policy, self.policy.tolerance
-        patience = tolerance.retry_budget + tolerance.request_timeout
-        return TakeJob(
-            repository=self.repository(write=True),
-            connect=self.replication_connection,
-            sql=self.sql,
-            slot=policy.source.slot,
-            state_directory=self.state_directory,
-            clock=self.clock,
-            full=full,
-            compression=self._compression,
-            level=policy.compression.level,
-            workers=workers if workers is not None else policy.snapshot.workers,
-            checkpoint=policy.snapshot.checkpoint,
-            rate_limit=policy.snapshot.rate_limit,
-            store_deadline_s=max(180.0, patience),
-            wal_deadline_s=max(60.0, patience),
-            steps=self.steps,
-        )
-
-    def prune_job(self, *, dry_run: bool = False) -> PruneJob:
-        """What `prune` and `snapshot remove` work on; it needs no key that opens. Raises as `repository` does."""
-        from replicator.core.retention import Rule
-        from replicator.upkeep.prune import PruneJob
-
-        kept = self.policy.retention
-        return PruneJob(
-            repository=self.repository(secrets=False, write=not dry_run, cached=False),
-            clock=self.clock,
-            state_directory=self.state_directory,
-            rule=Rule(kept.window, kept.daily, kept.weekly, kept.monthly) if kept is not None else None,
-            dry_run=dry_run,
-            steps=self.steps,
-        )
-
     def replica_sql(self, name: str) -> SqlConnection:
         """A new SQL session on a replica of the policy. Raises NotFound, SourceUnavailable and its kinds."""
         from replicator.postgres.conninfo import beside
@@ -344,69 +289,15 @@ class Cluster:
             stop=self.interrupt,
         )
 
-    def replica_job(self, name: str, **given: Any) -> ReplicaJob:
-        """What `replica create` and `remove` work on; `given` are members of ReplicaJob. Raises NotFound."""
-        from replicator.replicas.job import ReplicaJob, find_replica
-        from replicator.restore.access import StoreAccess
-
-        policy = self.policy
-        return ReplicaJob(
-            cluster=self.name,
-            policy=find_replica(self.name, policy.replicas, name),
-            conninfo=policy.source.conninfo,
-            password=self.password,
-            connect=self.replication_connection,
-            sql=self.sql,
-            replica_sql=partial(self.replica_sql, name),
-            repository=partial(self.repository, cached=False),
-            access=lambda: {one.name: StoreAccess.resolved(one, policy.tolerance) for one in policy.stores},
-            binaries=self.binaries,
-            record=self.state_directory / "replicas" / f"{name}.json",
-            clock=self.clock,
-            stop=self.interrupt,
-            **given,
-        )
-
     def replica_watch(self) -> ReplicaWatch:
         """Asks the policy's replicas how they are."""
         from replicator.replicas.watch import ReplicaWatch
 
         return ReplicaWatch(self.policy.replicas, self.replica_sql, self.clock)
 
-    def verify_job(
-        self,
-        *,
-        store: str | None = None,
-        repair: bool = False,
-        owner: str | None = None,
-        seed: int | None = None,
-        stream_position: Callable[[], tuple[int, Lsn] | None] | None = None,
-    ) -> VerifyJob:
-        """What `verify` works on: all stores, of which `store` or all are looked at. Raises as `repository` does."""
-        from replicator.restore.access import StoreAccess
-        from replicator.verify.model import VerifyJob
-
-        policy = self.policy
-        repository = self.repository(cached=False)
-        return VerifyJob(
-            repository=repository,
-            chosen=(repository.store(store).name,) if store is not None else tuple(repository.stores),
-            policy=policy,
-            clock=self.clock,
-            state_directory=self.state_directory,
-            access=lambda: {one.name: StoreAccess.resolved(one, policy.tolerance) for one in policy.stores},
-            binaries=self.binaries,
-            sql=self.sql,
-            replica_sql=self.replica_sql,
-            stream_position=stream_position,
-            repair=repair,
-            owner=owner,
-            seed=seed,
-            stop=self.interrupt,
-        )
-
     @property
-    def _compression(self) -> Compression:
+    def compression(self) -> Compression:
+        """As the repository writes it."""
         from replicator.seal.header import Compression
 
         return Compression.NONE if self.policy.compression.algorithm == "none" else Compression.ZSTD

@@ -9,6 +9,7 @@ import pytest
 
 from replicator.compose import Cluster, compose
 from replicator.errors import HostLacks, KeysError, NotFound, StoreUnavailable, UntrustedRepository
+from replicator.jobs import take_job
 from replicator.store import Store
 from tests.composed import composed, json_of, write_policies
 
@@ -115,5 +116,5 @@ def test_a_take_waits_as_long_as_the_retry_budget(policies: Path) -> None:
     """A store that comes back within the policy's retry budget is not left out of a snapshot before."""
     path = policies / "frk.toml"
     path.write_text(path.read_text().replace('retry_budget = "1s"', 'retry_budget = "10m"'))
-    job = composed(policies).take_job()
+    job = take_job(composed(policies))
     assert min(job.store_deadline_s, job.wal_deadline_s) > 600

@@ -30,11 +30,12 @@ def prune(ctx: Context, cluster: str, dry_run: bool) -> int:
     time. Exits with 6 when a store did not answer or refused, with 4 when something was held back that is damaged.
     """
     from replicator.compose import compose
+    from replicator.jobs import prune_job
     from replicator.upkeep.prune import prune as run_prune
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     with stopping() as stop:
-        job = compose(policy, daemon, interrupt=stop).prune_job(dry_run=dry_run)
+        job = prune_job(compose(policy, daemon, interrupt=stop), dry_run=dry_run)
         with progress_reporter(ctx, "prune") as report:
             result = run_prune(job, report, stop)
     if ctx.json or ctx.progress == "json":

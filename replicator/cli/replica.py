@@ -50,13 +50,20 @@ def create(ctx: Context, cluster: str, name: str, time_limit: str, **options: An
     replica has replayed what the primary had when the work began, and streams.
     """
     from replicator.cli.restore import parse_tablespaces
+    from replicator.jobs import replica_job
     from replicator.policy import parse_duration
     from replicator.replicas.create import create as make
 
     limit, spaces = parse_duration(time_limit), parse_tablespaces(options["tablespaces"])
     with stopping() as stop, progress_reporter(ctx, "replica") as report:
-        job = _composed(ctx, cluster, stop).replica_job(
-            name, owner=options["owner"], tablespaces=spaces, workers=options["workers"], wait_s=limit, report=report
+        job = replica_job(
+            _composed(ctx, cluster, stop),
+            name,
+            owner=options["owner"],
+            tablespaces=spaces,
+            workers=options["workers"],
+            wait_s=limit,
+            report=report,
         )
         made = make(job)
     for text in made.notes:
@@ -103,10 +110,11 @@ def remove(ctx: Context, cluster: str, name: str, yes: bool) -> None:
 
     Only what `replica create` made here is removed, and never a server that was promoted.
     """
+    from replicator.jobs import replica_job
     from replicator.replicas.remove import remove as take_away
 
     with stopping() as stop:
-        job = _composed(ctx, cluster, stop, budget_s=BUDGET_S).replica_job(name)
+        job = replica_job(_composed(ctx, cluster, stop, budget_s=BUDGET_S), name)
         mark = job.place.mark()
         confirm(f"Stop replica {name} and remove {mark.data_directory} and slot {mark.slot}?", yes=yes)
         take_away(job)

@@ -39,12 +39,12 @@ def take(ctx: Context, cluster: str, full: bool, workers: int | None) -> int:
     The cluster's stream must be running. Exits with 6 when a store lacks the snapshot, with 4 when it is damaged.
     """
     from replicator.compose import compose
+    from replicator.jobs import take_job
     from replicator.snapshot import take as take_snapshot
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     with stopping() as stop:
-        built = compose(policy, daemon, interrupt=stop)
-        job = built.take_job(full=full, workers=workers)
+        job = take_job(compose(policy, daemon, interrupt=stop), full=full, workers=workers)
         with progress_reporter(ctx, "snapshot") as report:
             result = take_snapshot(job, report, stop)
     if ctx.json or ctx.progress == "json":
@@ -131,11 +131,12 @@ def remove(ctx: Context, cluster: str, label: str, yes: bool) -> int:
     one that is pinned and one in use. Exits with 6 when a store did not answer or refused.
     """
     from replicator.compose import compose
+    from replicator.jobs import prune_job
     from replicator.upkeep.prune_remove import remove as remove_snapshot
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     confirm(f"Remove snapshot {label} of {cluster} from every store?", yes=yes)
-    changed = remove_snapshot(compose(policy, daemon).prune_job(), label)
+    changed = remove_snapshot(prune_job(compose(policy, daemon)), label)
     _print_changed(ctx, changed, "removed")
     return changed.exit_code
 

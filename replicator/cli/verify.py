@@ -58,6 +58,7 @@ def verify(ctx: Context, cluster: str, **options: Any) -> int:
     code. With --quiet it says nothing when all is well.
     """
     from replicator.compose import compose
+    from replicator.jobs import verify_job
     from replicator.policy import parse_duration
     from replicator.verify.job import verify as run_verification
 
@@ -67,7 +68,8 @@ def verify(ctx: Context, cluster: str, **options: Any) -> int:
         raise UsageError("--repair goes with --objects", hint="Add --objects, or name no level.")
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     with stopping() as stop:
-        job = compose(policy, daemon, interrupt=stop).verify_job(
+        job = verify_job(
+            compose(policy, daemon, interrupt=stop),
             store=options["store"],
             repair=options["repair"],
             owner=options["owner"],
@@ -76,7 +78,12 @@ def verify(ctx: Context, cluster: str, **options: Any) -> int:
         )
         with progress_reporter(ctx, "verify") as report:
             result = run_verification(job, asked, report, limit_s=limit)
-    _write_files(job, result, options["report_file"], options["textfile"])
+    try:
+        _write_files(job, result, options["report_file"], options["textfile"])
+    except ReplicatorError as error:
+        if result.ok:
+            raise
+        click.echo(error.message, err=True)  # what was found matters more
     if result.alone and result.failures:
         raise next(iter(result.failures.values()))
     if ctx.json or ctx.progress == "json":
@@ -109,8 +116,8 @@ def _write_files(job: VerifyJob, result: VerifyResult, report: Path | None, text
 
     if report is None and textfile is None:
         return
-    proofs = read_proofs(job.repository)
     now = job.clock.now()
+    proofs = read_proofs(job.repository, now)
     if textfile is not None:
         from replicator.verify.textfile import write_textfile
 

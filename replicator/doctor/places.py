@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from replicator.core.finding import Finding
@@ -46,9 +48,15 @@ def _finding(store: str, seen: Observation) -> Finding:
 def _directory(policy: StorePolicy, home: Path) -> Iterator[Finding]:
     """A directory's file system: has it room, and what creating an object once stands on."""
     name = policy.name
-    if not home.is_dir():
+    try:
+        if not stat.S_ISDIR(home.stat().st_mode):
+            return
+        found = shutil.disk_usage(home)
+    except (FileNotFoundError, NotADirectoryError):
         return  # `check_stores` says it
-    found = shutil.disk_usage(home)
+    except OSError as error:
+        yield _not_writable(name, home, error)
+        return
     if found.free < max(_LITTLE, found.total * _SHARE):
         yield Finding(
             "little_room",
@@ -60,12 +68,17 @@ def _directory(policy: StorePolicy, home: Path) -> Iterator[Finding]:
     try:
         yield from _file_system(name, home, *files)
     except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        hint = "Give the user that runs replicator the rights on it."
-        yield Finding("not_writable", f"store {name}: {home} can not be written: {reason}", hint, STORES, store=name)
+        yield _not_writable(name, home, error)
     finally:
         for path in files:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be put, nothing can be removed
+                path.unlink(missing_ok=True)
+
+
+def _not_writable(name: str, home: Path, error: OSError) -> Finding:
+    reason = (error.strerror or "unknown reason").lower()
+    hint = "Give the user that runs replicator the rights on it."
+    return Finding("not_writable", f"store {name}: {home} can not be written: {reason}", hint, STORES, store=name)
 
 
 def _file_system(name: str, home: Path, one: Path, two: Path) -> Iterator[Finding]:

@@ -87,7 +87,7 @@ def _statements(policy: Policy, store: StorePolicy, number: int) -> Iterator[dic
     giving_way = [f"{home}/*/pieces/*", f"{home}/probe/*"]
     yield _allow(f"GiveWay{number}", ["s3:DeleteObject", "s3:DeleteObjectVersion"], giving_way)
     if policy.retention is not None and policy.retention.prune == "daemon":
-        yield _allow(f"Prune{number}", ["s3:DeleteObject"], [f"{home}/*"])
+        yield _allow(f"Prune{number}", ["s3:DeleteObject", "s3:DeleteObjectVersion"], [f"{home}/*"])
 
 
 def _allow(sid: str, actions: list[str], resources: list[str]) -> dict[str, Any]:

@@ -87,6 +87,22 @@ def databases(connection: SqlConnection) -> list[str]:
     return [row[0] for row in rows]
 
 
+def closed_databases(connection: SqlConnection) -> list[str]:
+    """Those that can't, but for the server's own template0 and what was half dropped."""
+    rows = connection.execute(
+        "SELECT datname FROM pg_database WHERE NOT datallowconn AND datconnlimit <> -2 AND datname <> 'template0'"
+        " ORDER BY datname"
+    )
+    return [row[0] for row in rows]
+
+
+def disable_event_triggers(connection: SqlConnection) -> None:
+    """Those of the session's database, for good. They do not run for this. Raises as SqlConnection.execute."""
+    rows = connection.execute("SELECT quote_ident(evtname) FROM pg_event_trigger WHERE evtenabled <> 'D'")
+    for (name,) in rows:
+        connection.execute(f"ALTER EVENT TRIGGER {name} DISABLE")
+
+
 def superusers(connection: SqlConnection) -> list[str]:
     """The roles that may do all and log in, the first of the cluster's first."""
     rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid")

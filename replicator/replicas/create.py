@@ -23,7 +23,7 @@ from replicator.postgres.standby import passfile_line, primary_conninfo
 from replicator.replicas import server
 from replicator.replicas.job import Created, ReplicaJob, check_kind, check_owner
 from replicator.replicas.place import MARK, ReplicaMark
-from replicator.replicas.remove import take_away
+from replicator.replicas.remove import drop_slot, take_away
 from replicator.replicas.settings import ReplicaSettings, append
 from replicator.repository.manifests import ManifestReader
 from replicator.repository.repository import Repository
@@ -132,17 +132,29 @@ def _all_or_nothing(job: ReplicaJob, mark: ReplicaMark) -> Iterator[None]:
     """Nothing stays of a replica that can't start yet: its slot would hold the primary's WAL for nobody."""
     try:
         yield
+    except AlreadyExists:  # somebody filled the directory since it was looked at: it is not ours to empty
+        _undo(job, mark, files=False)
+        raise
     except BaseException:
         _undo(job, mark)
         raise
 
 
-def _undo(job: ReplicaJob, mark: ReplicaMark) -> None:
-    """Take away what was made. What can't be is still marked: `remove` does it later."""
+def _undo(job: ReplicaJob, mark: ReplicaMark, *, files: bool = True) -> None:
+    """Take away what was made. What can't be is still marked: `remove` does it later. Without `files` nothing but the
+    slot was made, and the mark goes whatever happens: with it `remove` would take what is somebody else's.
+    """
     job.stop.clear()  # whoever interrupted us wants it gone, too; a second interrupt ends the waiting here
     try:
-        take_away(job, mark)
+        if files:
+            take_away(job, mark)
+            return
+        job.place.forget()
+        drop_slot(job, mark)
     except ReplicatorError as error:
+        if not files:
+            _log.warning("%s; drop the slot by hand", error.message)
+            return
         _log.warning("%s; run `replicator replica remove %s %s`", error.message, job.cluster, job.policy.name)
 
 

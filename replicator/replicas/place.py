@@ -13,6 +13,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from replicator.repository.repository import Repository
 from replicator.restore.access import StoreAccess, keyring_of_json, keyring_to_json
 from replicator.restore.recoverydir import RecoveryDirectory
 from replicator.restore.settings import shell_quote
-from replicator.restore.tree import host_errors, owner_ids
+from replicator.restore.tree import CONTROL, host_errors, owner_ids
 from replicator.restore.walget import wal_get
 from replicator.seal.keyring import Keyring
 
@@ -96,12 +97,19 @@ class ReplicaPlace:
         return f"test -r {guard} || exit 1; exec /bin/sh {guard} '%f' '%p'"
 
     def check_new(self, cluster: str, name: str) -> None:
-        """Raise AlreadyExists when this host has made the replica, or has begun to."""
+        """Raise AlreadyExists when this host has made the replica, or has begun to, and when something of somebody else
+        lies where its own files go: what is taken away later is ours alone.
+        """
         if self.record.exists():
             raise AlreadyExists(
                 f"replica {name} was made already, or begun",
                 hint=f"Remove it with `replicator replica remove {cluster} {name}`.",
             )
+        for path in (self.path, self.log):
+            if os.path.lexists(path):
+                raise AlreadyExists(
+                    f"{path} is in the way", hint="Move it: a replica keeps its own files there, and removes them."
+                )
 
     def begin(self, mark: ReplicaMark) -> None:
         """Say whose it is: what comes after can be taken away again. Raises AlreadyExists, HostLacks."""
@@ -125,10 +133,6 @@ class ReplicaPlace:
         words = " ".join(map(shlex.quote, command))
         script = _GUARD.format(directory=shlex.quote(str(self.path)), command=words)
         with host_errors(self.path):
-            if os.path.lexists(self.path):
-                raise AlreadyExists(
-                    f"{self.path} is in the way", hint="Remove it: a replica keeps its own files there."
-                )
             self.path.mkdir(mode=0o700, parents=True)
             for directory in (self.recovery.ready, self.recovery.requests):
                 directory.mkdir(mode=0o700)
@@ -168,8 +172,10 @@ class ReplicaPlace:
                 f"replica {mark.name} was made in {mark.data_directory}, and the policy says {self.data_directory}",
                 hint="Correct data_directory in the policy; nothing was removed.",
             )
+        with host_errors(self.data_directory), suppress(FileNotFoundError, NotADirectoryError):
+            (self.data_directory / CONTROL).stat()  # what can't be looked at is not absent
         if system_id_of(self.data_directory) is None:
-            return  # pg_control comes last: nothing that could start was ever there
+            return  # pg_control comes last and goes first: nothing that could start is there
         try:
             within = ReplicaMark.of_bytes(_read(self.data_directory / MARK))
         except (FileNotFoundError, IntegrityError):
@@ -181,10 +187,11 @@ class ReplicaPlace:
             )
 
     def remove(self, mark: ReplicaMark) -> None:
-        """Remove tablespaces, data directory and the rest; call `check_ours` before. The mark goes last. Raises
-        HostLacks.
+        """Remove tablespaces, data directory and the rest; call `check_ours` before. pg_control goes first: what an
+        interruption leaves is known as never finished. The mark goes last. Raises HostLacks.
         """
         with host_errors(self.path):
+            (self.data_directory / CONTROL).unlink(missing_ok=True)
             for space in (*map(Path, mark.tablespaces), self.data_directory):
                 if space.is_dir() and not space.is_symlink():
                     shutil.rmtree(space)

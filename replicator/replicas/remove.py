@@ -35,7 +35,7 @@ def take_away(job: ReplicaJob, mark: ReplicaMark) -> None:
     """The three steps of `remove`, without its questions."""
     _stop_server(job, mark)
     job.step("stopped")
-    _drop_slot(job, mark)
+    drop_slot(job, mark)
     job.step("dropped")
     job.place.remove(mark)
 
@@ -55,8 +55,10 @@ def _major(data_directory: Path) -> int | None:
         return None
 
 
-def _drop_slot(job: ReplicaJob, mark: ReplicaMark) -> None:
-    """Drop the slot, if it is there. The walsender of a server that has just ended is waited for."""
+def drop_slot(job: ReplicaJob, mark: ReplicaMark) -> None:
+    """Drop the slot, if it is there. The walsender of a server that has just ended is waited for. Raises
+    SourceUnavailable and its kinds.
+    """
     try:
         with job.connect() as connection:
             if connection.read_slot(mark.slot) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from replicator.core.moment import parse_time
@@ -21,6 +21,7 @@ from replicator.seal.keyring import Keyring
 from replicator.store.protocol import ReadableStore
 
 _log = logging.getLogger(__name__)
+_TIME = "%Y%m%dT%H%M%S%fZ"
 
 #: The kinds of records, which are the levels of `verify`.
 KINDS = ("objects", "coverage", "drill", "compare")
@@ -30,6 +31,8 @@ PER_STORE = frozenset({"objects", "coverage"})
 MOST_FINDINGS = 500
 #: Records of one kind that are read in search of a proof.
 _MOST_READ = 30
+#: Clocks of hosts differ by less than this. A record from later was signed by a clock that was wrong.
+_CLOCK_SLACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class Record:
 
 def time_of(name: RecordName) -> datetime:
     """The time that a record's name tells."""
-    return datetime.strptime(name.time, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    return datetime.strptime(name.time, _TIME).replace(tzinfo=UTC)
 
 
 def sign_record(
     keyring: Keyring, system_id: int, kind: str, facts: Mapping[str, Any], now: datetime
 ) -> tuple[RecordName, bytes]:
     """(name, content) of a record, ready to be put into every store. Raises KeysError without a writer key."""
-    time = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    time = now.astimezone(UTC).strftime(_TIME)
     body = {"kind": kind, "time": time, **facts}
     name = RecordName(system_id, time, kind, fingerprint(keyring.repository_id, canonical(body)))
     return name, sign_as_writer(keyring, "record", record_name(name), body)
@@ -132,9 +135,13 @@ class RecordReader:
         self._keyring = keyring
         self._known: dict[RecordName, Record | None] = {}
 
-    def newest(self, system_ids: Iterable[int], stores: Collection[str]) -> tuple[Record, ...]:
-        """Of each kind the newest record, and those older ones that the newest proof of each of `stores` needs."""
-        names = sorted(name for system_id in system_ids for name in list_records(self._store, system_id))
+    def newest(self, system_ids: Iterable[int], stores: Collection[str], now: datetime) -> tuple[Record, ...]:
+        """Of each kind the newest record, and those older ones that the newest proof of each of `stores` needs. What
+        says that it is from the future counts for nothing: it would be the newest for ever.
+        """
+        until = (now + _CLOCK_SLACK).astimezone(UTC).strftime(_TIME)
+        listed = (name for system_id in system_ids for name in list_records(self._store, system_id))
+        names = sorted(name for name in listed if name.time <= until)
         self._known = {name: record for name, record in self._known.items() if name in set(names)}
         found: list[Record] = []
         for kind in KINDS:
@@ -170,13 +177,16 @@ class RecordReader:
         return self._known[name]
 
 
-def proven_since(records: Iterable[Record], kind: str, stores: Collection[str]) -> datetime | None:
+def proven_since(
+    records: Iterable[Record], kind: str, stores: Collection[str], system_id: int | None
+) -> datetime | None:
     """Since when the repository is proven at a level: with `objects` and `coverage` the oldest of its stores' newest
-    proofs (None while a store has none), else the newest proof of any.
+    proofs (None while a store has none), else the newest proof of any by a restore of `system_id`, the present
+    cluster's (None: nobody knows): what a former one could do says nothing of it.
     """
     newest: dict[str, datetime] = {}
     for record in records:
-        if record.kind == kind:
+        if record.kind == kind and (kind in PER_STORE or system_id in (None, record.name.system_id)):
             for store, moment in record.proven.items():
                 newest[store] = max(moment, newest.get(store, moment))
     if kind in PER_STORE:
@@ -186,4 +196,5 @@ def proven_since(records: Iterable[Record], kind: str, stores: Collection[str]) 
 
 def last_of(records: Iterable[Record], kind: str) -> Record | None:
     """The newest record of a kind, whatever it says."""
-    return max((record for record in records if record.kind == kind), key=lambda record: record.name, default=None)
+    of_kind = (record for record in records if record.kind == kind)
+    return max(of_kind, key=lambda record: (record.name.time, record.name), default=None)

@@ -33,6 +33,7 @@ from replicator.repository.manifests import ManifestReader, SnapshotFacts
 from replicator.repository.repository import Repository
 from replicator.restore import host, settings, start, tablespaces
 from replicator.restore.access import StoreAccess
+from replicator.restore.announce import announced
 from replicator.restore.fetch import Fetch
 from replicator.restore.gather import Gathered, gather, plan_from
 from replicator.restore.plan import PlanRequest, RecoveryPlan
@@ -191,12 +192,12 @@ def restore(job: RestoreJob) -> RestoreResult:
     tree = Tree(job.into, spaces)
     tree.check_empty()
     host.check_room(job.into, plan.summary.bytes + min(plan.wal_bytes, job.window))
-    with tree:
+    with announced(store, job.repository.keyring, plan) as warnings, tree:
         tree.create()
         job.step("created")
         Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
         job.step("fetched")
-        notes = [*plan.warnings, *_configure(job, plan, manifest.facts, tree)]
+        notes = [*plan.warnings, *warnings, *_configure(job, plan, manifest.facts, tree)]
         unreachable = host.reach_note(job.into, job.owner)
         notes += [unreachable] if unreachable is not None else []
         started = _bring_up(job, plan, tree, binaries, notes)

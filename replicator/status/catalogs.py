@@ -74,7 +74,9 @@ class CatalogReader:
             gaps=tuple(gap for catalog in catalogs for gap in _gaps_json(catalog, catalogs)),
             conflicts=tuple(name for catalog in catalogs for name in catalog.conflicts),
             end=max((end for catalog in catalogs if (end := coverage_end(catalog)) is not None), default=None),
-            records=self._records.newest((catalog.system_id for catalog in catalogs), tuple(self._repository.stores)),
+            records=self._records.newest(
+                (catalog.system_id for catalog in catalogs), tuple(self._repository.stores), now
+            ),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from replicator.core.snapshot import Snapshot
 from replicator.policy import Policy, VerifyPolicy, format_duration
 from replicator.repository.records import KINDS, Record, last_of, proven_since
 from replicator.status.catalogs import StoreView, labels
@@ -41,11 +42,11 @@ def proof_problems(policy: Policy, views: Mapping[str, StoreView], now: datetime
 
 
 def _overdue(policy: Policy, verify: VerifyPolicy, views: Mapping[str, StoreView], now: datetime) -> Iterable[Problem]:
-    """A repository younger than `max_age` has nothing to prove yet."""
-    taken = labels(views.values())
-    if not taken or any(view.read_at is None for view in views.values()):
+    """A cluster whose snapshots are younger than `max_age` has nothing to prove yet."""
+    if not labels(views.values()) or any(view.read_at is None for view in views.values()):
         return
-    oldest = datetime.strptime(taken[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    taken = min(found.label for found in _snapshots(views) if found.system_id == _system(views))
+    oldest = datetime.strptime(taken, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     limit = timedelta(seconds=verify.max_age)
     for kind, proof in proofs(policy, views, now).items():
         if not proof.ok and now - (proof.time or oldest) > limit:
@@ -68,7 +69,17 @@ def failed_problem(kind: str, findings: Iterable[Mapping[str, Any]]) -> Problem 
 
 
 def _since(policy: Policy, views: Mapping[str, StoreView], kind: str) -> datetime | None:
-    return proven_since(_records(views), kind, tuple(store.name for store in policy.stores))
+    return proven_since(_records(views), kind, tuple(store.name for store in policy.stores), _system(views))
+
+
+def _snapshots(views: Mapping[str, StoreView]) -> tuple[Snapshot, ...]:
+    return tuple(snapshot for view in views.values() for snapshot in view.snapshots)
+
+
+def _system(views: Mapping[str, StoreView]) -> int | None:
+    """The system identifier of the newest snapshot: the present cluster's."""
+    newest = max(_snapshots(views), key=lambda found: found.label, default=None)
+    return newest.system_id if newest is not None else None
 
 
 def _records(views: Mapping[str, StoreView]) -> tuple[Record, ...]:

@@ -41,6 +41,19 @@ def extend(store: str, client: S3Client, where: dict[str, Any], name: str, until
             raise
 
 
+def extend_all(store: str, client: S3Client, where: dict[str, Any], name: str, until: datetime) -> None:
+    """As `extend`, of what was overwritten too: the object that was signed may be there, and somebody else's in front.
+    Without the right to list versions the newest alone is kept.
+    """
+    extend(store, client, where, name, until)
+    try:
+        earlier = versions(store, client, where["Bucket"], where["Key"], name)
+    except StoreDenied:
+        return
+    for version in earlier:
+        extend(store, client, {**where, "VersionId": version}, name, until)
+
+
 def _held_until(client: S3Client, where: dict[str, Any]) -> datetime:
     """The end of an object's lock, long ago where that can't be known."""
     never = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -82,8 +95,9 @@ def _free_version(store: str, client: S3Client, where: dict[str, Any], name: str
         with translated(store, f"delete {name}"):
             client.delete_object(**where)
     except (StoreDenied, StoreMisconfigured) as error:
-        until = _held_until(client, where)
-        if until <= datetime.now(UTC):
+        with translated(store, f"look at {name}"):
+            until = client.head_object(**where).get("ObjectLockRetainUntilDate")
+        if until is None or until <= datetime.now(UTC):
             hint = "Allow s3:DeleteObjectVersion and s3:GetObjectRetention for the store's credentials."
             raise StoreDenied(error.message, hint=hint, **error.context) from error
         return until

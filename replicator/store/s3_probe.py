@@ -54,7 +54,7 @@ class Prober:
             found = list(self._rights())
             for step in (self._create_only, self._ranges, self._checksums, self._listing, self._parts):
                 found += step() if self._deletes else ()
-            if self.locks:
+            if self.locks and self._deletes:  # who may not delete can't tell whether a lock holds
                 found += self._lock()
             return found
         finally:
@@ -64,8 +64,12 @@ class Prober:
         return f"{self.prefix}{secrets.token_hex(8)}"
 
     def _put(self, key: str, body: bytes = _BODY, **arguments: Any) -> dict[str, Any]:
-        with translated(self.store, "write a probe"):
-            done = self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **arguments)
+        try:
+            with translated(self.store, "write a probe"):
+                done = self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **arguments)
+        except StoreUnavailable:
+            self._made.append((key, None))  # it may be there all the same
+            raise
         self._made.append((key, done.get("VersionId")))
         return dict(done)
 
@@ -168,9 +172,10 @@ class Prober:
 
     def _parts(self) -> Iterator[Observation]:
         key = self._name()
+        where: dict[str, Any] = {"Bucket": self.bucket, "Key": key}
+        upload: str | None = None
         try:
             with translated(self.store, "write a probe in parts"):
-                where: dict[str, Any] = {"Bucket": self.bucket, "Key": key}
                 upload = self.client.create_multipart_upload(**where)["UploadId"]
                 tag = self.client.upload_part(**where, UploadId=upload, PartNumber=1, Body=_BODY)["ETag"]
                 done = self.client.complete_multipart_upload(
@@ -178,6 +183,10 @@ class Prober:
                 )
             self._made.append((key, done.get("VersionId")))
         except StoreUnavailable as error:
+            self._made.append((key, None))
+            if upload is not None:
+                with suppress(ReplicatorError), translated(self.store, "abort a probe"):
+                    self.client.abort_multipart_upload(**where, UploadId=upload)
             yield self._wrong("multipart", f"an object can not be written in parts ({error.message})")
             return
         if self._get(key) != _BODY:

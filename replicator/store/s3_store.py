@@ -221,7 +221,7 @@ class S3Store:
         until = self._locked_until(name)
         if until is not None:
             where = {"Bucket": self._bucket, "Key": self._key(name)}
-            s3_lock.extend(self._name, self._client, where, name, until)
+            s3_lock.extend_all(self._name, self._client, where, name, until)
 
     def earlier(self, name: str) -> Iterator[S3Store]:
         """The store with each earlier content of `name` in its place, oldest first; it is for reading."""

@@ -1,7 +1,8 @@
 """The root's documents in all stores of a repository: what each store holds of them, and making the stores equal.
 
-Owns the order in which they are put: removals first, then a key's wrapped secrets, then its public half (from then on
-writers seal to it), then writers. Nothing is rewritten; a document that is there is left as it is.
+Owns the order in which they are put: a key's wrapped secrets, then its public half (from then on writers seal to it),
+then writers, and removals last: a store gets what stays before it hears of what goes. What any store says is removed is
+put into none, so the last comes too late for nothing. Nothing is rewritten; a document that is there is left as it is.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def subjects_of(name: str) -> frozenset[str]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    order = ("repository", "removal", "recipient", "key", "writer")
+    order = ("repository", "recipient", "key", "writer", "removal")
     return order.index(kind_of(name) or "repository"), name
 
 

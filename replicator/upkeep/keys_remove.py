@@ -1,8 +1,8 @@
 """Taking a recipient, a writer or an old repository key away, for good.
 
-Owns what may go: never the last that opens a key, never what something in a store still needs. A removal signed by the
-root goes into every store first, then the documents it names are deleted, so an interruption leaves nothing that
-counts and can come back; repeating it does what is left.
+Owns what may go: never the last that opens a key, never what something in a store still needs. Every store gets what
+it lacked of the rest, then the removal signed by the root; only then the documents that it names are deleted. So each
+store opens at every moment, and an interruption leaves nothing that comes back; repeating it does what is left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from replicator.errors import Conflict, NotFound, StoreDenied, StoreUnavailable, UsageError
 from replicator.repository.keys import unwrap
+from replicator.repository.layout import parse_recipient_name
 from replicator.repository.removals import (
     key_subject,
     recipient_subject,
@@ -21,6 +22,7 @@ from replicator.repository.removals import (
     writer_subject,
 )
 from replicator.seal.digest import short_id
+from replicator.seal.document import UnverifiedDocument
 from replicator.seal.header import Cipher
 from replicator.seal.signature import SEALING, parse_key
 from replicator.store.protocol import Store
@@ -71,10 +73,7 @@ def _subjects(opened: Opened, what: str) -> list[str]:
     if _RECIPIENT.match(what):
         wanted = [recipient_subject(what)]
         if wanted[0] in known:
-            recipients = opened.recipients().values()
-            families = {family_of(recipient, body) for _, recipient, body in recipients if recipient == what}
-            more = (recipient for _, recipient, body in recipients if family_of(recipient, body) in families)
-            return sorted({*wanted, *map(recipient_subject, more)})
+            return sorted({*wanted, *map(recipient_subject, _family(opened, what))})
     elif _ID.match(what):
         wanted = [writer_subject(bytes.fromhex(what)), key_subject(bytes.fromhex(what))]
         if found := [subject for subject in wanted if subject in known]:
@@ -84,6 +83,17 @@ def _subjects(opened: Opened, what: str) -> list[str]:
             f"{what!r} is no id of a recipient, a writer or a key", hint="`replicator key list` shows them."
         )
     raise NotFound(f"the repository knows no {what}", hint="`replicator key list` shows what it knows.")
+
+
+def _family(opened: Opened, what: str) -> list[str]:
+    """The recipients that are one with `what`: by the documents of those too whose removal an interruption left."""
+    held = opened.documents.documents
+    places = ((parse_recipient_name(name), data, name) for name, data in held.items())
+    found = [
+        (place[1], family_of(place[1], UnverifiedDocument(data, name).body)) for place, data, name in places if place
+    ]
+    families = {what, *(family for recipient, family in found if recipient == what)}
+    return [recipient for recipient, family in found if family in families]
 
 
 def _check(job: KeysJob, opened: Opened, subjects: frozenset[str], wish: Wish) -> None:
@@ -145,7 +155,7 @@ def _check_unused(job: KeysJob, *, writer_id: bytes | None = None, key_id: bytes
 
 
 def _everywhere(job: KeysJob, opened: Opened, subjects: frozenset[str], removals: dict[str, bytes]) -> KeysResult:
-    """Removals first, in every store, then the documents go."""
+    """The removals in every store first, then the documents go."""
     errors = dict(opened.documents.silent)
     stores = dict.fromkeys(errors, "away")
     changed: set[str] = set()

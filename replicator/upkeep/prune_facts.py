@@ -125,10 +125,13 @@ def _labels(facts: Facts, noted: Collection[str]) -> dict[str, datetime]:
 
 
 def _living(facts: Facts, newest: Mapping[str, datetime], have: Collection[str]) -> dict[str, str]:
-    """Note which labels are being put; the parents that their marks name, by parent."""
+    """Note which labels are being put; the parents that their marks name, by parent. One whose manifest was removed was
+    taken to its end.
+    """
     parents: dict[str, str] = {}
+    ended = {name.split("/")[2] for name in facts.gone_names if name.count("/") > 2}
     for label, put in newest.items():
-        if label in have or facts.now - put >= WAIT:
+        if label in have or label in ended or facts.now - put >= WAIT:
             continue
         facts.living.add(label)
         marks = facts.marks.get(label, [])

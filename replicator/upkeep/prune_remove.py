@@ -189,7 +189,7 @@ def _refuse_used(facts: Facts, label: str) -> None:
     if any(one.label == label and one.in_use for one in facts.taken):
         raise Conflict(
             f"snapshot {label} is in use: it is being restored, or another one that refers to it is being taken",
-            hint="Wait until that has ended; who was killed counts for a day.",
+            hint="Wait until that has ended; a restore counts for a day after it began.",
             store=facts.store.name,
         )
 

@@ -113,7 +113,7 @@ class _Compare:
                 self._phases.end("plan")
                 found = stack.enter_context(restored(job, plan, hold, self._phases, self._report))
                 other = Side(f"replica {replica.replica.name}", replica.session)
-                yield from self._compare(found, other, position, [found])
+                yield from found.in_time(self._compare(found, other, position, [found]))
         self._phases.end("remove")
 
     def _major(self, view: StoreView) -> int:
@@ -153,7 +153,7 @@ class _Compare:
                 self._phases.end("plan")
             two = stack.enter_context(restored(job, other_plan, limit, self._phases, self._report))
             other = Side(_way(two), lambda name: two.session(name))
-            yield from self._compare(one, other, one.reached, [one, two])
+            yield from one.in_time(self._compare(one, other, one.reached, [one, two]))
         self._phases.end("remove")
 
     def _second(self, choice: Choice, plan: RecoveryPlan) -> Choice:

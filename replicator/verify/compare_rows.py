@@ -1,4 +1,5 @@
 """Two servers with the same data: every row of every table, every sequence, the large objects; and where they differ.
+The catalogs are tables too: roles, rights, functions and views are rows of theirs.
 
 Owns the findings' words. It needs both servers to stand still, and to be physical copies of one cluster: then a row is
 at the same place in both.
@@ -70,7 +71,7 @@ class Comparison:
     def _database(self, name: str) -> Iterator[Finding]:
         place = f"of database {name}"
         with self.sides[0].session(name) as one, self.sides[1].session(name) as other:
-            found = [{table.name: table for table in tables(each, catalogs=False)} for each in (one, other)]
+            found = [{table.name: table for table in tables(each, catalogs=True)} for each in (one, other)]
             counters = [sequences(each) for each in (one, other)]
             yield from self._only_in_one("table", set(found[0]), set(found[1]), place)
             yield from self._only_in_one("sequence", set(counters[0]), set(counters[1]), place)
@@ -110,10 +111,10 @@ class Comparison:
                     earlier = different.get(table)
                     if earlier is None or seen.part.first < earlier.part.first:
                         different[table] = seen
-            for table, why in sorted(unread.items())[:_SHOWN]:
+            for table, why in sorted(unread.items(), key=_catalogs_last)[:_SHOWN]:
                 text = f"table {table} of database {database} can't be read: {why}"
                 yield Finding(UNREADABLE, text, _HINT, self.affects, object=table)
-            for number, (table, seen) in enumerate(sorted(different.items())[:_SHOWN]):
+            for number, (table, seen) in enumerate(sorted(different.items(), key=_catalogs_last)[:_SHOWN]):
                 where = self._where(reader.sessions(), seen) if number < _LOCATED else ""
                 text = f"table {table} of database {database} differs between {self._names}{where}"
                 yield self._differ(text, table)
@@ -172,6 +173,11 @@ def first_difference(sessions: Sequence[SqlConnection], part: Part, how: str) ->
     rows = [hash_each(session, table, how, first) for session, table in zip(sessions, part.tables, strict=True)]
     places = [place for place in rows[0].keys() | rows[1].keys() if rows[0].get(place) != rows[1].get(place)]
     return min(places, key=_in_order, default=None)
+
+
+def _catalogs_last(found: tuple[str, object]) -> tuple[bool, str]:
+    """What people made is named first."""
+    return found[0].startswith("pg_catalog."), found[0]
 
 
 def _in_order(place: str) -> tuple[int, int]:

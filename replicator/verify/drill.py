@@ -121,7 +121,7 @@ class _Drill:
                 self._phases.end("plan")
                 limit = patience(self._job, self._deadline, plan, self._patience_s)
                 with restored(self._job, plan, limit, self._phases, self._report) as found:
-                    yield from self._ask(found, choice, probe)
+                    yield from found.in_time(self._ask(found, choice, probe))
             self._phases.end("remove")
             self.finished = True
         except (VerificationFailed, NotFound, SourceUnavailable) as error:
@@ -149,9 +149,8 @@ class _Drill:
             yield from looks.versions()
             probes = self._job.policy.verify.probes if self._job.policy.verify is not None else ()
             moment = _moment(found, started.reached_time if started else None, self._job.clock.now())
-            self._failed += ask(
-                probes, lambda name: found.session(name, plain=True, timeout=LIMIT_S), moment, looks.affects
-            )
+            failed = ask(probes, lambda name: found.session(name, plain=True, timeout=LIMIT_S), moment, looks.affects)
+            self._failed += found.in_time(failed)
             self._phases.end("probes")
             yield from looks.read()
             self._phases.end("tables")

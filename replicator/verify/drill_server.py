@@ -1,19 +1,19 @@
 """A restored cluster in scratch: recovered, running safely, and gone afterwards.
 
-Owns the settings that keep it to itself (its own socket, no network, no archiving, no subscriptions, no preloaded
-libraries), the phases' times, and the watchdog that ends it when the time is over. It judges nothing.
+Owns the phases' times, and the watchdog that ends it when the time is over. It judges nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from threading import Event, Thread
 
+from replicator.core.finding import Finding
 from replicator.core.lsn import Lsn
 from replicator.core.progress import Report
 from replicator.errors import (
@@ -36,6 +36,7 @@ from replicator.repository.manifests import ManifestReader, SnapshotFacts
 from replicator.restore import PlanRequest, RecoveryPlan, RestoreJob, RestoreResult, restore
 from replicator.tolerance import Deadline
 from replicator.verify.drill_scratch import RunDirectory, clean, owner_of, prepare, run_directory
+from replicator.verify.drill_settings import quiet_options, safe_settings
 from replicator.verify.model import VerifyJob
 
 #: Nobody but the owner and root gets as far as the socket.
@@ -45,35 +46,6 @@ _WATCH_S = 0.1
 _NOT_YET = "57P03"
 #: A statement that takes longer than this is one of a server that hangs.
 _STATEMENT_S = 24 * 3600.0
-
-
-def safe_settings(run: RunDirectory, libraries: str = "") -> dict[str, str]:
-    """What a drill's server is started with. Its own files: the tree's may name what is not on this host."""
-    return {
-        "config_file": str(run.path / "postgresql.conf"),
-        "hba_file": str(run.path / "hba.conf"),
-        "ident_file": str(run.path / "ident.conf"),
-        "listen_addresses": "",
-        "unix_socket_permissions": "0700",
-        "external_pid_file": "",
-        "ssl": "off",
-        "archive_mode": "off",
-        "archive_command": "",
-        "primary_conninfo": "",
-        "synchronous_standby_names": "",
-        "max_logical_replication_workers": "0",
-        "shared_preload_libraries": libraries,
-        "session_preload_libraries": "",
-        "local_preload_libraries": "",
-        "autovacuum": "off",
-        "restart_after_crash": "off",
-        "dynamic_shared_memory_type": "mmap",
-        "huge_pages": "try",
-        "shared_buffers": "128MB",
-        "log_statement": "none",
-        "log_min_duration_statement": "-1",
-        "cluster_name": "replicator drill",
-    }
 
 
 @dataclass
@@ -113,8 +85,13 @@ class Restored:
     @property
     def quiet(self) -> tuple[str, ...]:
         """What a database or a role may not bring into a session."""
-        told = ("session_preload_libraries=", "local_preload_libraries=")
-        return (*told, "event_triggers=off") if self.facts.server_version >= 170000 else told
+        return quiet_options(self.facts.server_version)
+
+    def in_time(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        """These findings while there is time: what a server that is ended says is none. Raises DeadlineExceeded."""
+        for finding in findings:
+            self.deadline.check("the drill")
+            yield finding
 
     def session(self, database: str, *, plain: bool = False, timeout: float = _STATEMENT_S) -> SqlConnection:
         """A superuser's session; `plain`: with the database's own settings, as an application has it."""
@@ -198,6 +175,8 @@ def restored(
                 continue
             try:
                 yield made
+                if dog.why:  # the looks may have taken the end of their server for something else
+                    raise RecoveryFailed("the drill's server was ended")
             except ReplicatorError as error:
                 raise dog.explained(error) from error
             return
@@ -213,13 +192,14 @@ def _recovered(
     wanted = RestoreJob(
         repository=job.repository, access=job.access(), request=PlanRequest(job.cluster, plan.target), into=run.data,
         binaries=job.binaries, tablespaces={oid: run.path / f"tablespace-{oid}" for oid in spaces}, start=True,
-        owner=owner, options=safe_settings(run, libraries), plan=plan, report=report, stop=stop, step=steps,
+        owner=owner, options=safe_settings(run, facts.server_version, libraries), plan=plan, report=report, stop=stop,
+        step=steps,
     )  # fmt: skip
     try:
         result = restore(wanted)
         assert result.started is not None
         steps.recovered(run.data)
-        role = _superuser(job, run, result.started.port, stop)
+        role = _superuser(job, run, result.started.port, quiet_options(facts.server_version), stop)
     except (HostLacks, SourceUnavailable) as error:
         if not steps.published:
             raise
@@ -263,15 +243,16 @@ def _preloaded(job: VerifyJob, plan: RecoveryPlan, run: RunDirectory, owner: str
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _superuser(job: VerifyJob, run: RunDirectory, port: int, stop: Event) -> str:
+def _superuser(job: VerifyJob, run: RunDirectory, port: int, quiet: Sequence[str], stop: Event) -> str:
     """A role that may do all and log in: postgres, or one that the policy's user can name. Raises RecoveryFailed."""
     ours = targets_of(job.policy.source.conninfo, None, application_name="replicator")[0].parameters.get("user")
     probes = job.policy.verify.probes if job.policy.verify is not None else ()
     places = ("postgres", "template1", *(probe.database for probe in probes))
     refused = ""
-    for user, database in product(dict.fromkeys(("postgres", *((ours,) if ours else ()))), dict.fromkeys(places)):
+    users = dict.fromkeys(("postgres", *((ours,) if ours else ())))
+    for user, told, database in product(users, (quiet, ()), dict.fromkeys(places)):  # who is no superuser sets nothing
         try:
-            with _opened(run, port, user, database, stop) as session:
+            with _opened(run, port, user, database, told, stop) as session:
                 found = superusers(session)
         except SourceRefused as error:
             refused = error.message
@@ -284,11 +265,11 @@ def _superuser(job: VerifyJob, run: RunDirectory, port: int, stop: Event) -> str
     )
 
 
-def _opened(run: RunDirectory, port: int, user: str, database: str, stop: Event) -> SqlConnection:
+def _opened(run: RunDirectory, port: int, user: str, database: str, quiet: Sequence[str], stop: Event) -> SqlConnection:
     """A first session. A server that has just recovered says so a moment before it lets anybody in."""
     while True:
         try:
-            return local_session(str(run.data), port, user, database, timeout=60)
+            return local_session(str(run.data), port, user, database, timeout=60, options=quiet)
         except SourceUnavailable as error:
             if error.context.get("sqlstate") != _NOT_YET or stop.wait(_WATCH_S):
                 raise

@@ -24,6 +24,7 @@ from replicator.tolerance import Deadline
 from replicator.verify.history import current_system, keep_record, last_record, not_kept
 from replicator.verify.levels import LEVELS, chosen_levels
 from replicator.verify.model import NOT_RUN, Level, LevelResult, VerifyJob, VerifyResult
+from replicator.verify.overdue import told_when_overdue
 
 #: Findings of a record that would be too long.
 _FEW = 50
@@ -60,6 +61,7 @@ def verify(
             else:
                 result, record = _record(job, result, rfc3339(began))
                 records += [record] if record else []
+                result = told_when_overdue(job, result)
             results[level.name] = result
     ordered = {name: results[name] for name in sorted(results, key=KINDS.index)}
     return VerifyResult(ordered, failures, alone=len(asked) == 1, record_ids=tuple(records))

@@ -17,6 +17,8 @@ from replicator.postgres.query import SqlConnection
 PROBE_FAILED = "probe_failed"
 #: A question's patience in seconds.
 LIMIT_S = 600.0
+#: Classes of SQLSTATE whose messages quote values: data, constraints, and what functions raise.
+_OF_VALUES = ("22", "23", "P0")
 
 
 def ask(
@@ -29,7 +31,7 @@ def ask(
             with connect(probe.database) as session:
                 rows = session.execute(probe.sql)
         except ReplicatorError as error:
-            text = f"the probe in database {probe.database} can't be asked: {error.message}"
+            text = f"the probe in database {probe.database} can't be asked: {_why(error)}"
             findings.append(Finding(PROBE_FAILED, text, _hint(probe), affects))
             continue
         wrong = judge(probe, rows, moment)
@@ -68,6 +70,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     return "nothing" if value is None else str(value) if _number(value) is not None else "the answer"
+
+
+def _why(error: ReplicatorError) -> str:
+    """Without the server's words where they may hold a value."""
+    state = str(error.context.get("sqlstate") or "")
+    return f"the server answers with SQLSTATE {state}" if state.startswith(_OF_VALUES) else error.message
 
 
 def _hint(probe: ProbePolicy) -> str:

@@ -9,14 +9,17 @@ from replicator.errors import StoreUnavailable
 from replicator.repository.catalog import system_ids
 from replicator.repository.records import KINDS, Record, RecordReader, proven_since
 from replicator.repository.repository import Repository
+from replicator.verify.history import current_system
 
 
-def read_proofs(repository: Repository) -> Mapping[str, datetime | None]:
+def read_proofs(repository: Repository, now: datetime) -> Mapping[str, datetime | None]:
     """By kind; None while there is no proof. A store that does not answer tells nothing."""
     records: list[Record] = []
     for store in repository.stores.values():
         try:
-            records += RecordReader(store, repository.keyring).newest(system_ids(store), tuple(repository.stores))
+            reader = RecordReader(store, repository.keyring)
+            records += reader.newest(system_ids(store), tuple(repository.stores), now)
         except StoreUnavailable:  # what it holds the others hold, too
             continue
-    return {kind: proven_since(records, kind, tuple(repository.stores)) for kind in KINDS}
+    current = current_system(repository)
+    return {kind: proven_since(records, kind, tuple(repository.stores), current) for kind in KINDS}

@@ -20,6 +20,16 @@ from replicator.postgres.tables import RowHash, Table, by_columns, hash_rows, wh
 PART_PAGES = 8192
 #: A server before 14 finds no range of pages without reading the whole table.
 _RANGES_SINCE = 140000
+#: How values without a hash look, whatever a database or a role says: two sides have to say the same.
+_LOOKS = {
+    "DateStyle": "ISO, YMD",
+    "TimeZone": "UTC",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "lc_monetary": "C",
+}
 Connect = Callable[[], SqlConnection]
 
 
@@ -123,6 +133,8 @@ class TableReader:
                     self._open.append(held[-1])
                 held[-1].execute("SET max_parallel_workers_per_gather = 0")
                 held[-1].execute("SET jit = off")
+                for name, value in _LOOKS.items():
+                    held[-1].execute(f"SET {name} = '{value}'")
             self._own.sessions = held
         return held
 

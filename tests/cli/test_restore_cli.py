@@ -18,6 +18,7 @@ import pytest
 
 from replicator.cli.main import run
 from replicator.core.progress import silent
+from replicator.jobs import take_job
 from replicator.snapshot import take
 from tests.clusters import OWNER, binaries, cluster_base, have_binaries, make_cluster, run_as_owner
 from tests.composed import composed, environment, json_of, replicator, write_policies
@@ -60,7 +61,7 @@ def place() -> Iterator[Place]:
         try:
             primary.write_wal(10)
             running.wait(lambda seen: seen.state == "streaming", "streaming")
-            label = take(built.take_job(), silent, Event()).row.snapshot.label
+            label = take(take_job(built), silent, Event()).row.snapshot.label
             primary.write_wal(20000)
             end = primary.write_wal(20000)
             running.wait_durable(end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +26,7 @@ from replicator.store.probe import Observation
 from replicator.store.s3 import make_client
 from replicator.store.s3_probe import Prober
 from replicator.store.s3_store import S3Store
+from tests.clusters import OWNER, cluster_base
 from tests.httpproxy import http_proxy_to
 from tests.servers import S3Server, moto_server, rclone_server
 
@@ -147,10 +150,62 @@ def test_no_right_to_delete(moto: S3Server) -> None:
         put.append(arguments["Key"])
         return real.put_object(**arguments)
 
-    probe = replace(prober(moto), client=cast("Any", Lying(real, delete_object=refuse, put_object=count)))
+    probe = replace(prober(moto, locks=True), client=cast("Any", Lying(real, delete_object=refuse, put_object=count)))
     assert codes(probe.run()) == ["delete_refused"]
     assert len(put) == 1
     real.delete_object(Bucket=moto.bucket, Key=put[0])
+
+
+def test_parts_that_can_not_be_joined_go(moto: S3Server) -> None:
+    """A server that fails while an object is written in parts keeps none of them, nor the object."""
+    real = client_of(moto)
+
+    def fail(**_: Any) -> Any:
+        raise real.exceptions.ClientError(
+            {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}},
+            "CompleteMultipartUpload",
+        )
+
+    probe = replace(prober(moto), client=cast("Any", Lying(real, complete_multipart_upload=fail)))
+    assert "multipart" in codes(probe.run())
+    assert real.list_multipart_uploads(Bucket=moto.bucket).get("Uploads", []) == []
+    assert real.list_objects_v2(Bucket=moto.bucket).get("Contents", []) == []
+
+
+def test_a_put_without_an_answer_goes(moto: S3Server) -> None:
+    """A probe whose answer was lost is removed all the same."""
+    real = client_of(moto)
+
+    def lose(**arguments: Any) -> Any:
+        real.put_object(**arguments)
+        raise real.exceptions.ClientError(
+            {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "PutObject"
+        )
+
+    with pytest.raises(StoreUnavailable):
+        replace(prober(moto), client=cast("Any", Lying(real, put_object=lose))).run()
+    assert real.list_objects_v2(Bucket=moto.bucket).get("Contents", []) == []
+
+
+@pytest.mark.skipif(OWNER is None, reason="needs another user")
+def test_a_directory_that_this_user_may_not_enter() -> None:
+    """A store that belongs to somebody else is a finding, never a traceback."""
+    code = (
+        "import sys; from types import SimpleNamespace as N; from replicator.policy import StorePolicy\n"
+        "from replicator.doctor.places import check_places\n"
+        "policy = N(stores=(StorePolicy(name='local', url='file://' + sys.argv[1]),))\n"
+        "print([one.code for one in check_places(N(policy=policy, name='frk')) if one.code != 'little_room'])"
+    )
+    with cluster_base() as base:
+        store = base / "store"
+        (store / "frk").mkdir(parents=True)
+        for closed in (store / "frk", store):
+            closed.chmod(0o700)
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(store)], user=OWNER, capture_output=True, text=True, cwd="/",
+                check=False, env={"PYTHONPATH": str(Path(__file__).parents[2])},
+            )  # fmt: skip
+            assert (done.stdout, done.returncode) == ("['not_writable']\n", 0), done.stderr
 
 
 def test_a_clock_that_is_off(moto: S3Server) -> None:

@@ -55,20 +55,17 @@ def test_retention_from_end_to_end() -> None:
         cluster.write_wal(500)
         site.start_daemon()
         site.wait(lambda: '"prune_requested"' in site.log() and not site.status()["tasks"])
-        labels = [str(row["label"]) for row in site.run("snapshot", "list", "frk")]
-        assert len(labels) == 1
-        for _ in range(3):
-            site.shipped(cluster.write_wal(500))
-            if len(labels) == 2:
-                cluster.write_wal(30_000)
+        labels = [str(site.status()["snapshots"]["last"])]
+        for _ in range(2):
+            site.shipped(cluster.write_wal(30_000))
             labels.append(str(site.run("snapshot", "take", "frk")["label"]))
         assert site.kill_daemon(15) == 0
         policy(site, 'window = "0s"')
-        pinned = site.run("snapshot", "pin", "frk", labels[1])
+        pinned = site.run("snapshot", "pin", "frk", labels[0])
         assert pinned["stores"] == ["local", "offsite"]
-        site.run("snapshot", "remove", "frk", labels[1], "--yes", code=8)
+        site.run("snapshot", "remove", "frk", labels[0], "--yes", code=8)
         told = site.run("prune", "frk", "--dry-run")["stores"]["local"]
-        assert told["gone"] == [labels[0], labels[2]]
+        assert told["gone"] == [labels[1]]
         assert site.run("prune", "frk")["stores"]["offsite"]["gone"] == told["gone"]
         before = sizes(site.base)
         age_notes(site.base, 25)
@@ -78,16 +75,19 @@ def test_retention_from_end_to_end() -> None:
         child.wait(30)
         done = site.run("prune", "frk")
         assert done["ok"]
-        assert [kept["label"] for kept in done["stores"]["offsite"]["kept"]] == [labels[1], labels[3]]
+        assert [kept["label"] for kept in done["stores"]["offsite"]["kept"]] == [labels[0], labels[2]]
         after = sizes(site.base)
         assert all(after[name] < before[name] for name in after)
         covered = site.run("wal", "coverage", "frk")
         assert [gap for store in covered.values() for gap in store["gaps"]] == []
-        assert [window["snapshot"] for window in covered["local"]["windows"]] == [labels[1], labels[3]]
-        restored = site.restore("--immediate", "--snapshot", labels[1], name="point")
-        assert rows(restored["port"]) == 1000
+        assert [window["snapshot"] for window in covered["local"]["windows"]] == [labels[0], labels[2]]
+        restored = site.restore("--immediate", "--snapshot", labels[0], name="point")
+        assert rows(restored["port"]) == 500
         site.stop_restored("point")
-        site.run("snapshot", "unpin", "frk", labels[1])
-        assert site.run("snapshot", "remove", "frk", labels[1], "--yes")["stores"] == ["local", "offsite"]
-        assert site.run("snapshot", "remove", "frk", labels[3], "--yes", code=8)["error"]["type"] == "Conflict"
+        site.run("snapshot", "unpin", "frk", labels[0])
+        used = site.run("snapshot", "remove", "frk", labels[0], "--yes", code=8)
+        assert "in use" in used["error"]["message"]
+        age_notes(site.base, 25)
+        assert site.run("snapshot", "remove", "frk", labels[0], "--yes")["stores"] == ["local", "offsite"]
+        assert site.run("snapshot", "remove", "frk", labels[2], "--yes", code=8)["error"]["type"] == "Conflict"
         assert site.run("verify", "frk", "--objects", "--coverage", code=None)["ok"]

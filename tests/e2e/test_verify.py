@@ -69,6 +69,9 @@ def _damaged(site: Site, label: str) -> None:
     assert len(told.stderr.strip().splitlines()) == 1
     assert f"snapshot {label}" in told.stderr
     assert 'replicator_verify_ok{cluster="frk",level="objects"} 0.0' in textfile.read_text()
+    nowhere = cron(site, site.base / "nowhere" / "frk.prom")
+    assert nowhere.returncode == 4
+    assert f"snapshot {label}" in nowhere.stderr
     site.wait(lambda: any(found["code"] == "verification_failed" for found in site.status()["problems"]))
     assert site.command("status", "frk").returncode == 4
     repaired = site.run("verify", "frk", "--objects", "--repair")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.errors import Interrupted
+from replicator.errors import AlreadyExists, Interrupted
+from replicator.jobs import replica_job
 from replicator.postgres.localserver import free_port
 from replicator.replicas.create import create as make
 from replicator.replicas.place import MARK, ReplicaMark
@@ -219,7 +221,7 @@ def test_a_slot_of_somebody_else_stays(site: Site) -> None:
 
 def test_a_promoted_replica_is_never_removed(site: Site) -> None:
     """What is no standby any more is somebody's primary: `remove` refuses, and touches nothing."""
-    job = composed(site.policies).replica_job("frk-replica-1")
+    job = replica_job(composed(site.policies), "frk-replica-1")
     mark = ReplicaMark.new("frk", "frk-replica-1", job.policy.data_directory, SLOT, OWNER, ())
     job.place.begin(mark)
     data = job.policy.data_directory
@@ -250,7 +252,7 @@ def test_a_failure_leaves_nothing(site: Site, at: str) -> None:
         if name == at:
             raise Broken
 
-    job = composed(site.policies).replica_job("frk-replica-1", owner=OWNER, step=step)
+    job = replica_job(composed(site.policies), "frk-replica-1", owner=OWNER, step=step)
     with pytest.raises(Broken):
         make(job)
     assert made[0] == "slot"
@@ -261,7 +263,7 @@ def test_a_failure_leaves_nothing(site: Site, at: str) -> None:
 
 def test_an_interrupt_leaves_nothing(site: Site) -> None:
     """Who interrupts the verb while it fetches gets his slot back, although every connection heeds the same flag."""
-    job = composed(site.policies).replica_job("frk-replica-1", owner=OWNER)
+    job = replica_job(composed(site.policies), "frk-replica-1", owner=OWNER)
     stopping = replace(job, step=lambda name: job.stop.set() if name == "created" else None)
     with pytest.raises(Interrupted):
         make(stopping)
@@ -279,7 +281,7 @@ def test_a_kill_is_cleaned_up_later(site: Site) -> None:
 
     child = os.fork()
     if child == 0:
-        make(composed(site.policies).replica_job("frk-replica-1", owner=OWNER, step=die))
+        make(replica_job(composed(site.policies), "frk-replica-1", owner=OWNER, step=die))
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert SLOT in slots(site.cluster)
@@ -287,3 +289,73 @@ def test_a_kill_is_cleaned_up_later(site: Site) -> None:
     site.run("replica", "remove", "frk", "frk-replica-1", "--yes")
     assert SLOT not in slots(site.cluster)
     assert [path.name for path in site.base.iterdir() if path.name.startswith("frk-replica-1")] == []
+
+
+@pytest.mark.parametrize("what", [".replica", ".log"])
+def test_what_lies_beside_it_is_in_the_way_and_stays(site: Site, what: str) -> None:
+    """Where a replica would put its own files, nothing of anybody else is overwritten or taken away."""
+    data = replica_job(composed(site.policies), "frk-replica-1").policy.data_directory
+    beside = data.with_name(data.name + what)
+    if what == ".log":
+        beside.write_text("penting")
+    else:
+        beside.mkdir()
+    try:
+        error = create(site, code=8)["error"]
+        assert str(beside) in error["message"]
+        assert beside.exists()
+        assert SLOT not in slots(site.cluster)
+    finally:
+        if what == ".log":
+            beside.unlink(missing_ok=True)
+        else:
+            beside.rmdir()
+
+
+def test_a_directory_that_was_filled_meanwhile_stays(site: Site) -> None:
+    """Whoever puts something there between the look and the making keeps it; slot and mark go."""
+    job = replica_job(composed(site.policies), "frk-replica-1", owner=OWNER)
+    data = job.policy.data_directory
+
+    def fill(name: str) -> None:
+        if name == "slot":
+            data.mkdir()
+            (data / "data").write_text("penting")
+
+    try:
+        with pytest.raises(AlreadyExists):
+            make(replace(job, step=fill))
+        assert (data / "data").read_text() == "penting"
+        assert SLOT not in slots(site.cluster)
+        assert not job.record.exists()
+    finally:
+        (data / "data").unlink(missing_ok=True)
+        data.rmdir()
+
+
+def test_an_interrupted_removal_is_completed(site: Site) -> None:
+    """A kill while the data directory goes, whatever of it went first, leaves what `remove` still knows as its own."""
+    job = replica_job(composed(site.policies), "frk-replica-1")
+    data = job.policy.data_directory
+    mark = ReplicaMark.new("frk", "frk-replica-1", data, SLOT, OWNER, ())
+    job.place.begin(mark)
+    (data / "global").mkdir(parents=True)
+    (data / "global" / "pg_control").write_bytes(b"\x01" * 64)
+    (data / MARK).write_bytes(mark.to_bytes())
+    (data / "standby.signal").touch()
+    child = os.fork()
+    if child == 0:
+
+        def die(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "os.remove" and Path(str(arguments[0])).name in (MARK, "standby.signal"):
+                os._exit(9)
+
+        sys.addaudithook(die)
+        job.place.remove(mark)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    for name in (MARK, "standby.signal"):
+        (data / name).unlink(missing_ok=True)  # the system may have removed them in any order
+    site.run("replica", "remove", "frk", "frk-replica-1", "--yes")
+    assert not data.exists()
+    assert not job.record.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def policy(**verify: str) -> Policy:
     return Policy.model_validate({**value, **({"verify": verify} if verify else {})}, context={"path": Path("/x/a")})
 
 
-def record(kind: str, hours: float, *stores: str, findings: tuple[dict[str, Any], ...] = ()) -> Record:
+def record(
+    kind: str, hours: float, *stores: str, findings: tuple[dict[str, Any], ...] = (), system_id: int = 7
+) -> Record:
     """A record so many hours old that proves these stores."""
     moment = NOW - timedelta(hours=hours)
-    name = RecordName(7, moment.strftime("%Y%m%dT%H%M%S%fZ"), kind, "0" * 16)
+    name = RecordName(system_id, moment.strftime("%Y%m%dT%H%M%S%fZ"), kind, "0" * 16)
     proven = {store: rfc3339(moment) for store in stores}
     return Record(name, {"ok": not findings, "proven": proven, "findings": list(findings), "stores": list(stores)})
 
@@ -92,6 +95,25 @@ def test_the_newest_record_tells_what_is_wrong() -> None:
     assert codes(policy(), views(record("objects", 2, findings=bad), record("objects", 1, "local"))) == []
     remark = ({"code": "object_repaired", "text": "x", "hint": "", "affects": None},)
     assert codes(policy(), views(record("objects", 2, findings=remark))) == []
+
+
+def test_a_restore_of_a_former_cluster_proves_nothing_of_this_one() -> None:
+    """After an upgrade a drill of the old system identifier is no proof; a look at all of a store still is. The new
+    cluster has its own time to be proven in, and the newest record decides whichever cluster it is about.
+    """
+    given = policy(schedule="0 4 * * *", max_age="5d")
+    seen = views(*(record(kind, 30, "local", "offsite", system_id=9) for kind in KINDS))
+    assert proofs(given, seen, NOW)["drill"].time is None
+    assert proofs(given, seen, NOW)["objects"].ok
+    assert codes(given, seen) == ["proof_overdue"] * 2
+    young = Snapshot("20261121T000000Z", 7, 1, Lsn(2**24), Lsn(2**25))
+    former = Snapshot("20261001T000000Z", 9, 1, Lsn(2**24), Lsn(2**25))
+    upgraded = {name: replace(view, snapshots=(former, young)) for name, view in seen.items()}
+    assert proofs(given, upgraded, NOW)["drill"].time is None
+    assert codes(given, upgraded) == []
+    bad = ({"code": "object_damaged", "text": "x", "hint": "", "affects": "y"},)
+    after = views(record("drill", 9, findings=bad, system_id=9), record("drill", 1, "local"))
+    assert "verification_failed" not in codes(given, after)
 
 
 def test_the_age_is_a_metric() -> None:

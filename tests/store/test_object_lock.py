@@ -141,6 +141,20 @@ def test_lock_is_extended(server: S3Server, client: Any, bucket: str) -> None:
     assert retention(client, bucket, "7/pieces/p") is None
 
 
+def test_the_lock_of_what_was_overwritten_is_extended(server: S3Server, client: Any, bucket: str) -> None:
+    """Whoever puts over an object does not draw the lock to himself: the first content, which is read, is kept on."""
+    short, long = rooted(s3_store(server, bucket, seconds=86400.0)), rooted(s3_store(server, bucket))
+    short.put("7/packs/a", b"signed")
+    where = {"Bucket": bucket, "Key": "a/frk/7/packs/a"}
+    first = client.head_object(**where)["VersionId"]
+    before = retention(client, bucket, "7/packs/a")
+    client.put_object(**where, Body=b"forged")
+    extend_lock(long, "7/packs/a")
+    assert before is not None
+    after = client.head_object(**where, VersionId=first)["ObjectLockRetainUntilDate"]
+    assert after - before > timedelta(days=12)
+
+
 def test_an_object_from_before_the_lock_is_locked_later(server: S3Server, client: Any, bucket: str) -> None:
     """Turning the lock on later reaches what was put before, once a snapshot refers to it."""
     rooted(s3_store(server, bucket, seconds=None)).put("7/packs/a", b"x")

@@ -116,6 +116,16 @@ class Years(Depot):
                     at = path.stat().st_mtime - hours * 3600
                     os.utime(path, (at, at))
 
+    def age_all(self, store: str) -> None:
+        """Everything was put when the story began."""
+        for name in self.held(store):
+            self.age(name, 0, store)
+
+    def written(self, end: int) -> float:
+        """The day on which the segment that ends here was written."""
+        day, part = divmod(end // SIZE - 2, SEGMENTS)
+        return day + 0.3 * part
+
     def prune(
         self,
         rule: Rule | None,

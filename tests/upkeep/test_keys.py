@@ -100,10 +100,13 @@ class Keyed:
         )  # fmt: skip
         initialise(job)
 
-    def open(self, secrets: Secrets | None = None, *names: str, cache: CachedDocuments | None = None) -> Repository:
+    def open(
+        self, secrets: Secrets | None = None, *names: str, cache: CachedDocuments | None = None,
+        known: CachedDocuments | None = None,
+    ) -> Repository:  # fmt: skip
         """Open it as this host."""
         held = replace(secrets or self.secrets, writer=load_writer_key(self.base / "writer.key"))
-        return open_repository("frk", self.stores(*names), held, cache=cache)
+        return open_repository("frk", self.stores(*names), held, cache=cache, known=known)
 
     def job(self, secrets: Secrets | None = None, *, after_s: int = 60) -> KeysJob:
         """What a change works on."""
@@ -329,6 +332,7 @@ def test_removed_writer_counts_no_more(keyed: Keyed) -> None:
     assert keyed.open(Secrets()).keyring.can_write
     # Even who can delete doesn't deceive a host that saw the removal.
     assert not keyed.open(Secrets(), cache=cache).keyring.can_write
+    assert not keyed.open(Secrets(), known=cache).keyring.can_write
     for path in hidden:
         path.rename(path.with_name(name))
     with pytest.raises(KeysError, match="final"):

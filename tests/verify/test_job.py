@@ -13,12 +13,14 @@ from threading import Event
 import pytest
 
 from replicator.core.finding import Finding
+from replicator.core.moment import rfc3339
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import BinariesMissing, Conflict, IntegrityError, Interrupted, NotFound, StoreUnavailable
 from replicator.repository.layout import record_name
-from replicator.repository.records import RecordReader, list_records, proven_since, read_record
+from replicator.repository.records import RecordReader, list_records, proven_since, read_record, sign_record
 from replicator.tolerance import Deadline
 from replicator.verify.coverage import CoverageLevel
+from replicator.verify.history import keep_record
 from replicator.verify.job import verify
 from replicator.verify.model import LevelResult, VerifyJob, result_of
 from replicator.verify.proofs import read_proofs
@@ -26,7 +28,7 @@ from replicator.verify.record import find_kept, list_kept
 from replicator.verify.report import page, write_report
 from replicator.verify.textfile import write_textfile
 from tests.clock import FakeClock
-from tests.verify.holding import NAMES, SYSTEM, Holding, copy_of, make_holding, wrong
+from tests.verify.holding import NAMES, SYSTEM, Holding, codes, copy_of, make_holding, wrong
 
 
 class Lame:
@@ -70,17 +72,31 @@ def test_a_proof_needs_every_store(holding: Holding, tmp_path: Path) -> None:
     """One damaged store leaves the repository without a proof by objects; the other store's stands."""
     holding.flip("local", holding.names["wal3"], 300)
     holding.verify(tmp_path, "objects")
-    assert read_proofs(holding.repository)["objects"] is None
+    assert read_proofs(holding.repository, datetime.now(UTC))["objects"] is None
     assert holding.verify(tmp_path, "objects", repair=True).ok
     before = datetime.now(UTC)
     assert holding.verify(tmp_path, "objects").ok
-    proof = read_proofs(holding.repository)["objects"]
+    proof = read_proofs(holding.repository, datetime.now(UTC))["objects"]
     assert proof is not None
     assert abs((proof - before).total_seconds()) < 30
     reader = RecordReader(holding.repository.store("local"), holding.repository.keyring)
-    records = reader.newest([SYSTEM], NAMES)
-    assert proven_since(records, "objects", (*NAMES, "new")) is None
-    assert proven_since(records, "objects", NAMES) == proof
+    records = reader.newest([SYSTEM], NAMES, before)
+    assert proven_since(records, "objects", (*NAMES, "new"), SYSTEM) is None
+    assert proven_since(records, "objects", NAMES, SYSTEM) == proof
+
+
+def test_a_record_from_the_future_is_no_proof(holding: Holding, tmp_path: Path) -> None:
+    """A host whose clock was wrong once must not leave a proof that never grows old, nor hide what came before."""
+    assert holding.verify(tmp_path, "objects").ok
+    proof = read_proofs(holding.repository, datetime.now(UTC))["objects"]
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    facts = {
+        "ok": True, "stores": list(NAMES), "proven": {name: rfc3339(ahead) for name in NAMES}, "facts": {},
+        "findings": [],
+    }  # fmt: skip
+    name, data = sign_record(holding.repository.keyring, SYSTEM, "objects", facts, ahead)
+    keep_record(holding.repository, name, data)
+    assert read_proofs(holding.repository, datetime.now(UTC))["objects"] == proof is not None
 
 
 def test_a_forged_or_changed_record_is_no_proof(holding: Holding, tmp_path: Path) -> None:
@@ -89,7 +105,7 @@ def test_a_forged_or_changed_record_is_no_proof(holding: Holding, tmp_path: Path
     name = list_records(holding.repository.store("local"), SYSTEM)[0]
     for store in NAMES:
         holding.flip(store, record_name(name), 60)
-    assert read_proofs(holding.repository)["objects"] is None
+    assert read_proofs(holding.repository, datetime.now(UTC))["objects"] is None
     with pytest.raises(IntegrityError):
         read_record(holding.repository.store("local"), name, holding.repository.keyring)
     assert wrong(holding.level(tmp_path, "objects")) == [
@@ -117,6 +133,22 @@ def test_the_budget_is_spent_on_the_oldest_first(holding: Holding, tmp_path: Pat
     assert len(seen) > 2
     assert sum(seen) >= total
     assert min(result.proven.values()) < clock.now() - timedelta(hours=2)
+
+
+def test_time_that_never_suffices_is_told_once_the_proof_is_overdue(holding: Holding, tmp_path: Path) -> None:
+    """A limit that ends every run is quiet while the last proof counts, and exit 4 when it no longer does."""
+    clock = FakeClock()
+    assert holding.verify(tmp_path, "objects", clock=clock).ok
+    clock.pass_(7 * 86400)
+    holding.age(clock.now())  # all is to be looked at again
+    early = verify(holding.job(tmp_path, clock=clock), ("objects",), ticking(clock, 5.0), limit_s=2.0)
+    assert (early.exit_code, "not_all_verified" in codes(early.levels["objects"])) == (0, True)
+    clock.pass_(2 * 86400)
+    holding.age(clock.now())
+    late = verify(holding.job(tmp_path, clock=clock), ("objects",), ticking(clock, 5.0), limit_s=2.0)
+    assert late.exit_code == 4
+    assert [found.code for found in late.levels["objects"].findings if found.affects] == ["proof_overdue"]
+    assert late.levels["objects"].findings[-1].hint
 
 
 def ticking(clock: FakeClock, seconds: float) -> Callable[[Progress], None]:
@@ -197,7 +229,7 @@ def test_metrics_are_written_whole(holding: Holding, tmp_path: Path) -> None:
     result = holding.verify(tmp_path)
     path = tmp_path / "metrics" / "frk.prom"
     path.parent.mkdir()
-    write_textfile(path, "frk", result, read_proofs(holding.repository), datetime.now(UTC))
+    write_textfile(path, "frk", result, read_proofs(holding.repository, datetime.now(UTC)), datetime.now(UTC))
     text = path.read_text()
     assert 'replicator_verify_ok{cluster="frk",level="objects"} 1.0' in text
     assert 'replicator_proof_age_seconds{cluster="frk",kind="coverage"}' in text
@@ -211,9 +243,14 @@ def test_the_report_shows_findings_first(holding: Holding, tmp_path: Path) -> No
     result = holding.verify(tmp_path)
     evil = Finding("x", "<script>alert(1)</script>", affects="all")
     shown = replace(result, levels={**result.levels, "drill": result_of("drill", (evil,), checked=0, elapsed_s=0.0)})
-    write_report(tmp_path / "report.html", "frk", shown, read_proofs(holding.repository), datetime.now(UTC))
+    write_report(
+        tmp_path / "report.html", "frk", shown, read_proofs(holding.repository, datetime.now(UTC)), datetime.now(UTC)
+    )
     text = (tmp_path / "report.html").read_text()
-    assert text == page("frk", shown, read_proofs(holding.repository), datetime.now(UTC)) or "<svg" in text
+    assert (
+        text == page("frk", shown, read_proofs(holding.repository, datetime.now(UTC)), datetime.now(UTC))
+        or "<svg" in text
+    )
     assert text.index("<h2>Findings") < text.index("<h2>Recoverable windows")
     assert "<script>" not in text
     assert "src=" not in text

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 
 from replicator.core.progress import silent
 from replicator.errors import ReplicatorError
+from replicator.jobs import verify_job
 from replicator.verify.examine import examine
 from replicator.verify.job import verify
 from scripts.lib.campaigns.mutate_ground import CLUSTER, STORES, Ground, Wrap, ground
-from scripts.lib.campaigns.mutate_harm import KINDS, Hand, Harm, combinations
+from scripts.lib.campaigns.mutate_harm import Hand, Harm, combinations
 from scripts.lib.campaigns.mutate_judge import Judge, Verdict
 from scripts.lib.campaigns.mutate_lies import GHOSTS, LIES, draw_lie
+from scripts.lib.campaigns.mutate_names import KINDS
 
 #: Of ten runs so many harm one store alone.
 _ONE_STORE = 7
@@ -97,7 +99,7 @@ class Campaign:
 
     def _verify(self, harm: Harm, wrap: Wrap | None) -> None:
         try:
-            result = verify(self._ground.cluster(wrap).verify_job(), LEVELS, silent)
+            result = verify(verify_job(self._ground.cluster(wrap)), LEVELS, silent)
         except ReplicatorError as error:
             if harm.kind not in _OPENS or harm.stores != STORES:
                 self._missed(harm, f"verify could not run: {error.message}")
@@ -136,7 +138,7 @@ class Campaign:
         built, store = self._ground.cluster(), harm.stores[0]
         name = ""
         try:
-            verify(built.verify_job(repair=True), ("objects",), silent)
+            verify(verify_job(built, repair=True), ("objects",), silent)
             repository = built.repository(cached=False)
             for name in sorted(self._judge.mendable(harm)):
                 examine(repository, store, name, lambda _: None)

@@ -1,6 +1,6 @@
 """What can be done to the objects of a store by who can write there, and what of it a verification must name.
 
-Owns the kinds of object, the mutations, and their effect on files. Judges nothing. Every mutation replaces files and
+Owns the mutations and their effect on files. Judges nothing. Every mutation replaces files and
 never writes into one: the copies share them.
 """
 
@@ -13,21 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replicator.core.lsn import Segment
-from replicator.repository.layout import (
-    ROOT,
-    BeginName,
-    HistoryName,
-    ManifestName,
-    NoteName,
-    PackName,
-    PieceName,
-    RecordName,
-    WalName,
-    parse_key_name,
-    parse_name,
-    parse_recipient_name,
-    parse_writer_name,
-)
+from replicator.repository.layout import PieceName, WalName, parse_name
 from replicator.repository.wal import WalPart, seal_part
 from replicator.seal.digest import digest
 from replicator.seal.document import UnverifiedDocument, sign_document
@@ -35,29 +21,9 @@ from replicator.seal.header import HEADER_SIZE, Compression, Header
 from replicator.seal.keyring import Keyring
 from replicator.seal.sealer import parse_tail
 from replicator.seal.signature import SigningKey
-from replicator.seal.table import SIGNATURE_SIZE, TRAILER_SIZE, parse_trailer, trailer
+from replicator.seal.table import TRAILER_SIZE, trailer
 from scripts.lib.campaigns.mutate_ground import CLUSTER, STORES, Ground, link_tree, names_in
-
-SEALED = ("wal", "piece", "pack", "manifest")
-KINDS = (*SEALED, "root", "key", "recipient", "writer", "history", "begin", "note", "record")
-_PLACES: Mapping[type, str] = {
-    WalName: "wal", PieceName: "piece", PackName: "pack", ManifestName: "manifest", HistoryName: "history",
-    BeginName: "begin", NoteName: "note", RecordName: "record",
-}  # fmt: skip
-
-
-def kind_of(name: str) -> str:
-    """What an object's name says it is."""
-    if parse_key_name(name) is not None:
-        return "key"
-    if parse_recipient_name(name) is not None:
-        return "recipient"
-    if parse_writer_name(name) is not None:
-        return "writer"
-    if name == ROOT:
-        return "root"
-    place = parse_name(name)
-    return "unknown" if place is None else _PLACES[type(place)]
+from scripts.lib.campaigns.mutate_names import KINDS, SEALED, kind_of, other_name, parts_of
 
 
 @dataclass
@@ -106,7 +72,7 @@ class Hand:
         """One bit, in a part of the object that is drawn first: the small ones count too."""
         name = self._one(harm)
         data = bytearray(self._read(name))
-        harm.how, (low, high) = self._chance.choice(list(_parts(name, bytes(data)).items()))
+        harm.how, (low, high) = self._chance.choice(list(parts_of(name, bytes(data)).items()))
         bit = self._chance.choice([5, self._chance.randrange(8)])  # the fifth is the case of a letter
         data[self._chance.randrange(low, high)] ^= 1 << bit
         self._change(harm, name, bytes(data))
@@ -203,7 +169,7 @@ class Hand:
         assert stranger is not None
         found = parse_tail(data, len(data), name)
         assert not isinstance(found, int)
-        table, _, _ = found
+        table = found[0]
         claimed = self._chance.choice([stranger.id, Header.parse(data, name).writer_id])
         head = replace(Header.parse(data, name), writer_id=claimed).to_bytes() + data[HEADER_SIZE : table.head_size]
         signed = replace(table, header_digest=digest(head)).to_bytes()
@@ -215,18 +181,14 @@ class Hand:
         document = UnverifiedDocument(self._read(name), name)
         stranger = self._stranger.writer
         assert stranger is not None
-        body, by_root = dict(document.body), document.signer == "root"
+        body = dict(document.body)
         harm.how = self._chance.choice(["as another", "as itself"])
         if body.get("created") and self._chance.random() < 0.5:
             body["created"] = "2030-01-01T00:00:00.000000Z"
-        data = sign_document(stranger, self._stranger.repository_id, document.kind, name, body, root=by_root)
-        if harm.how == "as itself":
-            return (
-                data
-                if not by_root
-                else data.replace(b"\nsigned root ", b"\nsigned " + stranger.id.hex().encode() + b" ")
-            )
-        return data.replace(stranger.id.hex().encode(), document.signer.encode())
+        data = sign_document(stranger, self._stranger.repository_id, document.kind, name, body)
+        line, _, signed = data.partition(b"\nsigned ")
+        signer = stranger.id.hex() if harm.how == "as itself" else document.signer
+        return line + b"\nsigned " + signer.encode() + signed[signed.index(b" ") :]
 
     def _renamed(self, name: str) -> str:
         found = other_name(self._chance, name)
@@ -258,35 +220,6 @@ class Hand:
         for store in harm.stores:
             (self._ground.root(store) / name).unlink()
         harm.gone.add(name)
-
-
-def other_name(chance: random.Random, name: str) -> str:
-    """Another name of the same kind and system id: one digit differs."""
-    first = name.index("/") + 1  # behind the system id
-    while True:
-        at = chance.choice([at for at in range(first, len(name)) if name[at] in "0123456789"])
-        found = name[:at] + chance.choice("0123456789") + name[at + 1 :]
-        if found != name and kind_of(found) == kind_of(name):
-            return found
-
-
-def _parts(name: str, data: bytes) -> dict[str, tuple[int, int]]:
-    """Where the parts of an object lie: [low, high) each."""
-    if kind_of(name) not in SEALED:
-        line = data.index(b"\n")
-        signer = data.index(b" ", line) + 1
-        signature = data.index(b" ", signer) + 1
-        return {
-            "body": (0, line), "line end": (line, line + 1), "signer": (signer, signature),
-            "signature": (signature, len(data) - 1), "last character": (len(data) - 2, len(data)),
-        }  # fmt: skip
-    table_size, head_size = parse_trailer(data[-TRAILER_SIZE:], name)
-    table = len(data) - TRAILER_SIZE - SIGNATURE_SIZE - table_size
-    return {
-        "header": (0, HEADER_SIZE), "sealed key": (HEADER_SIZE, head_size), "frames": (head_size, table),
-        "table": (table, table + table_size), "signature": (table + table_size, len(data) - TRAILER_SIZE),
-        "trailer": (len(data) - TRAILER_SIZE, len(data)),
-    }  # fmt: skip
 
 
 MUTATIONS: Mapping[str, Callable[[Hand, Harm], None]] = {

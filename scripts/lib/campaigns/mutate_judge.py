@@ -16,7 +16,8 @@ from replicator.core.lsn import Lsn, Segment
 from replicator.repository.layout import HistoryName, ManifestName, PieceName, WalName, parse_name
 from replicator.verify.model import VerifyResult
 from scripts.lib.campaigns.mutate_ground import STORES, Ground, names_in
-from scripts.lib.campaigns.mutate_harm import Harm, kind_of
+from scripts.lib.campaigns.mutate_harm import Harm
+from scripts.lib.campaigns.mutate_names import kind_of
 
 SEGMENT = 2**20
 #: Findings that tell of WAL by range instead of by name.
@@ -57,14 +58,16 @@ def anchors_of(ground: Ground) -> Mapping[str, Anchors]:
 
 def coverage_of(names: Iterable[str]) -> Coverage:
     """The WAL that names claim."""
-    ranges = []
-    for place in map(parse_name, names):
-        if isinstance(place, PieceName):
-            ranges.append((place.timeline, place.start, place.end))
-        elif isinstance(place, WalName):
-            segment = Segment.parse(place.segment, SEGMENT)
-            ranges.append((segment.timeline, segment.start, segment.end))
-    return Coverage.of(ranges)
+    places = (place for place in map(parse_name, names) if isinstance(place, WalName | PieceName))
+    return Coverage.of(coverage_of_place(place) for place in places)
+
+
+def coverage_of_place(place: WalName | PieceName) -> tuple[int, int, int]:
+    """(timeline, start, end) that a name claims."""
+    if isinstance(place, PieceName):
+        return place.timeline, place.start, place.end
+    segment = Segment.parse(place.segment, SEGMENT)
+    return segment.timeline, segment.start, segment.end
 
 
 class Judge:
@@ -128,6 +131,8 @@ class Judge:
         after = coverage_of(self._names[store] - harm.gone)
         if before == after:
             return Verdict.HARMLESS
+        if any(_same_bytes(place, parse_name(found.object or "")) for found in findings):
+            return Verdict.NAMED  # what stands in its place is named, with what depends on it
         timeline = f"timeline {place.timeline}"
         if any(found.code in _BY_RANGE and (timeline in found.text or "snapshot" in found.text) for found in findings):
             return Verdict.NAMED
@@ -136,6 +141,11 @@ class Judge:
         end, known = after.end(place.timeline), self._anchors[store].ends.get(place.timeline, Lsn(0))
         newest = end is not None and end >= known and not _holed(before, after, place.timeline)
         return Verdict.UNANCHORED if newest or harm.whole else Verdict.MISSED
+
+
+def _same_bytes(one: WalName | PieceName, other: object) -> bool:
+    """Whether two names claim the same WAL."""
+    return isinstance(other, WalName | PieceName) and coverage_of_place(one) == coverage_of_place(other)
 
 
 def _holed(before: Coverage, after: Coverage, timeline: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replicator.errors import ObjectAbsent
 from replicator.store.protocol import ObjectInfo, ObjectWriter, Properties, Store
-from scripts.lib.campaigns.mutate_harm import other_name
+from scripts.lib.campaigns.mutate_names import other_name
 
 #: What a server says instead of the truth.
 LIES = ("stale list", "ghost", "wrong range", "short answer", "long answer", "wrong length", "says absent")
