@@ -24,7 +24,7 @@ _LATER = "Not run by this version:"
 
 def explain(policy: Policy) -> list[str]:
     """The policy of one cluster, sentence by sentence."""
-    parts = (_source, _stream, _stores, _encryption, _snapshot, _replicas, _tolerance, _later_stream, _later_upkeep)
+    parts = (_source, _stream, _stores, _encryption, _snapshot, _replicas, _tolerance, _later_stream, _upkeep)
     return [sentence for part in parts for sentence in part(policy)]
 
 
@@ -185,8 +185,8 @@ def _later_stream(policy: Policy) -> Iterator[str]:
             yield f"{_LATER} the {replica.kind} replica {replica.name}, following the {replica.follow}."
 
 
-def _later_upkeep(policy: Policy) -> Iterator[str]:
-    """The same for what is stored."""
+def _upkeep(policy: Policy) -> Iterator[str]:
+    """What becomes of what is stored."""
     retention, verify = policy.retention, policy.verify
     if retention is None:
         yield "Nothing is ever pruned: there is no [retention]."
@@ -203,6 +203,10 @@ def _later_upkeep(policy: Policy) -> Iterator[str]:
     if verify is None:
         yield "Nothing is verified by itself: there is no [verify]."
     else:
-        when = f"at {verify.schedule!r}" if verify.schedule else "when asked"
+        when = f"at {verify.schedule!r} (cron, UTC)" if verify.schedule else "only when asked"
         count = len(verify.probes)
-        yield f"{_LATER} verification {when}, with {count} probe{'' if count == 1 else 's'} of a restored server."
+        probes = f"answers {count} probe{'s' if count > 1 else ''}" if count else "is asked no probe"
+        yield (
+            f"Every store is verified {when}: objects, coverage, a drill in {verify.scratch} whose server {probes}, and"
+            f" a comparison. A proof older than {format_duration(verify.max_age)} is overdue."
+        )

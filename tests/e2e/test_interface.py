@@ -239,7 +239,10 @@ def test_wal(site: Site, tmp_path: Path) -> None:
     assert site.command("wal", "get", "frk", now, str(tmp_path / "x"), "--until", until).returncode == 0
     assert (tmp_path / "x").stat().st_size == 1 << 20
     assert site.command("wal", "get", "frk", "00000009.history", str(tmp_path / "y")).returncode == 44
-    assert site.run("wal", "get", "frk", now, str(tmp_path / "nowhere/x"), "--until", until, code=9)["error"]["exit_code"] == 9
+    assert (
+        site.run("wal", "get", "frk", now, str(tmp_path / "nowhere/x"), "--until", until, code=9)["error"]["exit_code"]
+        == 9
+    )
     assert site.run("wal", "get", "frk", now, str(tmp_path / "y"), "--until", "x", code=2)["error"]["exit_code"] == 2
 
 

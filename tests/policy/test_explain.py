@@ -34,8 +34,11 @@ def told(text: str) -> str:
         ('[snapshot]\nschedule = "0 2 * * *"', "A snapshot is taken at '0 2 * * *'"),
         ('[snapshot]\nrate_limit = "5MB"', "at 5MB/s"),
         ("[relay]", "Not run by this version: the relay on 127.0.0.1:6432"),
-        ("[retention]\ndaily = 7", "Every moment of the last 14d and 7 daily snapshots are kept, and what is pinned; the daemon prunes"),
-        ('[verify]\nschedule = "0 4 * * 0"', "Not run by this version: verification at '0 4 * * 0', with 0 probes"),
+        (
+            "[retention]\ndaily = 7",
+            "Every moment of the last 14d and 7 daily snapshots are kept, and what is pinned; the daemon prunes",
+        ),
+        ('[verify]\nschedule = "0 4 * * 0"', "Every store is verified at '0 4 * * 0' (cron, UTC)"),
         (
             '[[replica]]\nname = "r"\ndata_directory = "/r"\nfollow = "primary"\n[snapshot]\nread_from = "r"',
             "Not run by this version: reading snapshots from r",
