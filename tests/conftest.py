@@ -12,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that two workers end at about the same time."""
+    """The files that take longest come first, so that the workers end at about the same time."""
     items.sort(key=lambda item: ("tests/e2e" not in item.path.as_posix(), "tests/daemon" not in item.path.as_posix()))
 
 

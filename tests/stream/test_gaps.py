@@ -65,7 +65,7 @@ def test_an_invalidated_slot_is_made_again(cluster: TestCluster, tmp_path: Path)
     with streaming(repository, tmp_path / "spool", cluster, settings(), may_create_slot=lambda: True) as running:
         now = running.wait_durable(cluster.write_wal(100))
         assert len(now.gaps) == 1
-        assert cluster.value("SELECT wal_status FROM pg_replication_slots") == "reserved"
+        assert cluster.value("SELECT wal_status FROM pg_replication_slots") != "lost"
 
 
 def test_a_gap_that_no_store_heard_of_holds_up_nothing(cluster: TestCluster, tmp_path: Path) -> None:
