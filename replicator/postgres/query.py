@@ -129,6 +129,14 @@ class SqlConnection:
         status, safe, active, restart = rows[0]
         return SlotHealth(status, safe, active, Lsn.parse(restart) if restart else None)
 
+    def commits_wait_for(self, slot: str) -> bool:
+        """Whether synchronous commits wait, or soon may, for who streams through `slot`; true if unknown."""
+        query = (
+            "SELECT coalesce(bool_or(coalesce(r.sync_state, '') <> 'async'), true) FROM pg_replication_slots s"
+            " JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = %s"
+        )
+        return bool(self.execute(query, (slot,))[0][0])
+
     def in_place_tablespaces(self) -> list[str]:
         """The names of tablespaces that lie inside the data directory (PostgreSQL 15 and later)."""
         query = "SELECT spcname::text FROM pg_tablespace WHERE starts_with(pg_tablespace_location(oid), %s) ORDER BY 1"

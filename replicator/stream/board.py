@@ -56,6 +56,8 @@ class SourceView:
     server_lsn: Lsn | None = None
     acknowledged: Lsn | None = None
     back_pressure: bool = False
+    #: Commits may wait for what we confirm; so it is until the source says otherwise.
+    awaited: bool = True
     #: Lets nobody in, as one that shuts down.
     closing: bool = False
     wal_status: str | None = None

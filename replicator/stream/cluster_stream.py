@@ -138,6 +138,7 @@ class ClusterStream:
             spool_bytes=(spool.usage if spool else 0) + self._left_overs.bytes,
             back_pressure=source.back_pressure,
             wal_status=source.wal_status,
+            awaited=source.awaited,
             safe_wal_bytes=source.safe_wal_bytes,
             server_lsn=source.server_lsn,
             stores={name: self._store(name, view, received) for name, view in board.stores.items()},

@@ -131,7 +131,7 @@ class Receiver:
         """Stream one timeline; the next one's stream when it ended. None: asked to stop, or to give up the slot."""
         source = self._board.source
         source.state, source.timeline = "streaming", granted.start.timeline
-        source.sessions += 1
+        source.sessions, source.awaited = source.sessions + 1, True
         self._board.problem("source", None)
         self._board.ring()
         ended = Session(self._board, spool, granted).run(stop)

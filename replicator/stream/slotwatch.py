@@ -52,6 +52,7 @@ class SlotWatcher:
             except ReplicatorError as error:
                 # The receiver says what is wrong with the source; here it only means: nothing is known now.
                 source.wal_status = source.safe_wal_bytes = None
+                source.awaited = True
                 source.closing = error.context.get("sqlstate") == CANNOT_CONNECT_NOW
                 self._unknown()
             self._board.nap(stop, self._pause())
@@ -80,6 +81,7 @@ class SlotWatcher:
             health = sql.slot_state(name)
             source = self._board.source
             source.closing = False
+            source.awaited = source.host != sql.host or sql.commits_wait_for(name)
             source.wal_status = health.wal_status if health else None
             source.safe_wal_bytes = health.safe_wal_size if health else None
             self._board.problem("slot", _status_problem(name, source.wal_status))

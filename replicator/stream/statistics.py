@@ -43,7 +43,7 @@ class StoreStreamStatistics:
 @dataclass(frozen=True, slots=True)
 class StreamStatistics:
     """The whole stream. `state`: starting, connecting, streaming, away, refused, slot_missing, slot_busy, conflict,
-    changing, foreign, failed, stopped. LSNs are None while nothing is known.
+    changing, foreign, failed, stopped. LSNs are None while nothing is known. `awaited`: commits may wait for us.
     """
 
     state: str
@@ -63,3 +63,4 @@ class StreamStatistics:
     gaps: tuple[Gap, ...] = ()
     problems: tuple[Problem, ...] = ()
     outlook: Outlook | None = None
+    awaited: bool = True

@@ -120,6 +120,37 @@ def test_flush_never_passes_what_is_fsynced(cluster: TestCluster, tmp_path: Path
         running.wait(lambda now: (now.acknowledged_lsn or 0) >= end, "acknowledged")
 
 
+def test_a_busy_source_pays_an_fsync_with_each_commit_only_where_it_waits_for_us(
+    cluster: TestCluster, tmp_path: Path
+) -> None:
+    """Commits that don't wait are gathered; as soon as the source says that they wait, each has its own."""
+    fsyncs = [0]
+
+    def steps(name: str) -> None:
+        fsyncs[0] += name == "before fsync"
+
+    def commits(session: Any, count: int) -> int:
+        before = fsyncs[0]
+        for _ in range(count):
+            session.execute("INSERT INTO kegiatan (isi) VALUES ('penelitian')")
+            time.sleep(0.002)
+        return fsyncs[0] - before
+
+    cluster.write_wal(1)
+    with (
+        streaming(
+            make_repository(tmp_path), tmp_path / "spool", cluster, settings(slot_look=0.1), steps=steps
+        ) as running,
+        cluster.session() as session,
+    ):
+        running.wait(lambda now: now.state == "streaming" and not now.awaited, "nobody waits for us")
+        assert commits(session, 100) < 50
+        cluster.configure({"synchronous_standby_names": SLOT})
+        cluster.reload()
+        running.wait(lambda now: now.awaited, "commits wait for us")
+        assert commits(session, 20) >= 20
+
+
 def test_shutdown_flushes_everything(cluster: TestCluster, tmp_path: Path) -> None:
     """Flush ships the last byte received, although its second has not passed."""
     repository = make_repository(tmp_path)

@@ -22,6 +22,8 @@ from tests.clusters import TestCluster, make_cluster, own, run_as_owner
 from tests.e2e.site import Site, site_of
 
 _COMMIT_S, _TPS_S = 6, 12
+#: The daemon asks this often whether commits wait for it; both sides get the same pause.
+_NOTICED_S = 11
 _SCALE = 10
 _CONF = {"fsync": "on", "shared_buffers": "256MB", "max_wal_size": "2GB", "archive_mode": "on",
          "archive_command": "true"}  # fmt: skip
@@ -59,6 +61,7 @@ class Cost:
             ]  # fmt: skip
             for figures, beside in steps if turn % 2 == 0 else reversed(steps):
                 with contextmanager(beside)(cluster, site), _synchronous(cluster):
+                    time.sleep(_NOTICED_S)
                     said = run_as_owner(
                         [*_pgbench(cluster), "-n", "-c", 4, "-j", 2, "-T", _COMMIT_S, "-f", script, "postgres"]
                     )
