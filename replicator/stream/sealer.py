@@ -7,10 +7,10 @@ store.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from threading import Event
 
 from replicator.core.coverage import Coverage
@@ -26,8 +26,6 @@ from replicator.stream.cutting import Uncut, seconds_until_cut
 from replicator.stream.release import release
 
 _THREADS = 2
-#: Whole segments of a backlog sealed at a time, a thread each.
-_TOGETHER = 2 * _THREADS
 _LOOK = 1.0
 _AFTER_ERROR = 1.0
 #: Seconds that a new process waits for the source to confirm the spool's tail before it seals it as it is.
@@ -51,7 +49,6 @@ class Sealer:
         self._settings = board.settings
         self._done: Segment | None = None
         self._cut: _Cut | None = None
-        self._together = _TOGETHER
 
     def run(self, stop: Event) -> None:
         """Seal until `stop` is set. Begins by deriving from the spool what is sealed."""
@@ -64,7 +61,6 @@ class Sealer:
                 except HostLacks as error:
                     self._board.problem("sealer", error)
                     if isinstance(error, SpoolFull):
-                        self._together = 1  # the disk keeps room for one
                         release(self._board, pressing=True, full=True)
                     self._board.nap(stop, _AFTER_ERROR)
                     continue
@@ -74,22 +70,18 @@ class Sealer:
                     self._board.problem("sealer", None)
 
     def _work(self, executor: Executor) -> float:
-        """Seal an object or some if it is time. Seconds until there may be more to do; 0: look again at once."""
+        """Seal one object if it is time. Seconds until there may be more to do; 0: look again at once."""
         spool = self._board.spool
         if spool is None:
             return _LOOK
         held = spool.held()
         waiting = list(takewhile(lambda item: self._done is None or item.segment > self._done, reversed(held)))
-        waiting.reverse()
-        flushed = spool.flushed
-        for index, item in enumerate(waiting):
+        for item in reversed(waiting):
             if item.complete:
-                whole = takewhile(lambda one: one.complete and one.position <= flushed, waiting[index:])
-                ready = list(islice(whole, self._together))
-                if not ready:
+                if item.position > spool.flushed:
                     return _LOOK
-                self._seal_all(spool, ready, executor)
-                self._done, self._together = ready[-1].segment, _TOGETHER
+                self._seal_whole(spool, item, executor)
+                self._done = item.segment
                 return 0.0
             ended = item is not held[-1]
             seconds = self._piece(spool, item, ended=ended)
@@ -100,17 +92,7 @@ class Sealer:
             self._done = item.segment
         return _LOOK
 
-    def _seal_all(self, spool: Spool, ready: list[HeldSegment], executor: Executor) -> None:
-        """One segment with every thread; several with a thread each, so that the fsync of one holds up no other."""
-        if len(ready) == 1:
-            self._seal_whole(spool, ready[0], executor)
-            return
-        futures = [executor.submit(self._seal_whole, spool, held, None) for held in ready]
-        wait(futures)  # when one failed, too: nothing is sealed again while it is still being sealed
-        for future in futures:
-            future.result()
-
-    def _seal_whole(self, spool: Spool, held: HeldSegment, executor: Executor | None) -> None:
+    def _seal_whole(self, spool: Spool, held: HeldSegment, executor: Executor) -> None:
         segment = held.segment
         name = self._sealed_already(spool, segment)
         if name is None:

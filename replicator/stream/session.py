@@ -57,6 +57,7 @@ class Session:
         self._full: SpoolFull | None = None
         self._limit = SpoolLimit(board, spool)
         self._durable = spool.flushed
+        self._unannounced = False
         self._unsynced = 0
         self._unsynced_since = 0.0
         self._had = spool.received
@@ -74,6 +75,8 @@ class Session:
         except SourceUnavailable:
             self._sync()  # the source may be gone for good: what it sent last must not stay in memory
             raise
+        finally:
+            self._announce()
 
     def _run(self, stop: Event) -> TimelineEnded | None:
         while not stop.is_set():
@@ -98,6 +101,7 @@ class Session:
                 reply = self._take(found)
                 gather = bool(found) and not reply and self._may_gather()
             self._feedback(reply=reply)
+            self._announce()
             if gather:
                 self._board.nap(stop, _GATHER)
             if self._patience.is_exhausted(self._clock.monotonic()):
@@ -204,7 +208,7 @@ class Session:
             self._durable = flushed
             self._unsynced = self._spool.received.lsn - flushed.lsn
             self._unsynced_since = self._clock.monotonic()
-            self._board.sealer_bell.ring()
+            self._unannounced = True
 
     def _acknowledged_once(self) -> Lsn:
         """Below this no byte may change: it was acknowledged, sealed, or is in a store."""
@@ -223,6 +227,12 @@ class Session:
             self._spool.sync()
             self._board.steps("after fsync")
             self._unsynced = 0
+            self._unannounced = True
+
+    def _announce(self) -> None:
+        """Wake the sealer: after the feedback, for a commit may wait for that."""
+        if self._unannounced:
+            self._unannounced = False
             self._board.sealer_bell.ring()
 
     def _feedback(self, *, reply: bool) -> None:
