@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from replicator.core.coverage import LsnRange
@@ -32,10 +32,11 @@ class Years(Depot):
     """Day 0 is `DAYS` days ago. `lived` makes a day: WAL, and a snapshot that refers to the day before's pack."""
 
     days: int = 10
+    today: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     def moment(self, day: float) -> datetime:
         """A time of the story, in days."""
-        return datetime.now(UTC).replace(microsecond=0) - timedelta(days=self.days - day)
+        return self.today - timedelta(days=self.days - day)
 
     def label(self, day: int) -> str:
         """The label of a day's snapshot."""
