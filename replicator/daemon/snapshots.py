@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from threading import Event, Lock
+from threading import Event
 from typing import Any, Protocol
 
-from replicator.core.codes import code_of
 from replicator.core.lsn import Lsn
 from replicator.core.windows import Gap
 from replicator.daemon import events
+from replicator.daemon.errand import TICK_S, Errand, failure
 from replicator.daemon.log import get_logger
 from replicator.daemon.scheduler import missed
-from replicator.daemon.tasks import Task, TaskEnd
-from replicator.errors import ReplicatorError
+from replicator.daemon.tasks import TaskEnd
 from replicator.policy import Schedule
 from replicator.status.catalogs import StoreView, labels, open_gaps
 from replicator.status.model import Problem, TaskStatus
@@ -28,7 +27,6 @@ from replicator.tolerance import Clock
 
 KIND = "snapshot"
 FIRST_RETRY_S, MOST_RETRY_S = 15.0, 1800.0
-_TICK_S = 0.5
 
 
 class Stream(Protocol):
@@ -65,37 +63,31 @@ class SnapshotKeeper:
 
     def __post_init__(self) -> None:
         self._log = get_logger(__name__).bind(cluster=self.cluster)
-        self._lock = Lock()
-        self._wanted: str | None = None
+        self._errand = Errand(
+            KIND, events.SNAPSHOT_REQUESTED, self.cluster, self.clock,
+            first_retry_s=FIRST_RETRY_S, most_retry_s=MOST_RETRY_S,
+        )  # fmt: skip
         self._taking: str | None = None
-        self._task: Task | None = None
-        self._failures = 0
-        self._not_before = self.clock.monotonic()
         self._ended_at: datetime | None = None
         self._looked_back = False
         self._answered: frozenset[Gap] = frozenset()
         # Open gaps that a snapshot was taken for already, and when those alone are a reason for another one.
         self._tried: frozenset[tuple[int, str]] = frozenset()
         self._tries = 0
-        self._again_at = self._not_before
+        self._again_at = self.clock.monotonic()
         self._problem: Problem | None = None
 
     def request(self, reason: str) -> None:
         """Ask for a snapshot; any thread."""
-        with self._lock:
-            if self._wanted is not None:
-                return
-            self._wanted = reason
-        self._log.info(events.SNAPSHOT_REQUESTED, reason=reason)
+        self._errand.request(reason)
 
     def owed(self) -> str | None:
         """Why a snapshot is still to be taken: asked for, or cut short by a stop; None when none is."""
-        return self._wanted or self._taking
+        return self._errand.wanted or self._taking
 
     def task(self) -> TaskStatus | None:
         """The child at work, if one is."""
-        task = self._task
-        return task.status() if task is not None else None
+        return self._errand.task()
 
     def problem(self) -> Problem | None:
         """Why the last snapshot failed, until one succeeds."""
@@ -103,9 +95,9 @@ class SnapshotKeeper:
 
     def run(self, stop: Event) -> None:
         """The worker."""
-        while not self.clock.wait(stop, _TICK_S):
+        while not self.clock.wait(stop, TICK_S):
             self._look()
-            if self._wanted is not None and self.clock.monotonic() >= self._not_before and self._may_start():
+            if self._errand.due and self._may_start():
                 self._take(stop)
 
     def _may_start(self) -> bool:
@@ -130,11 +122,11 @@ class SnapshotKeeper:
         met, held = self.stream.gaps() - self._answered, open_gaps(views)
         if views and not held:
             self._tried, self._tries = frozenset(), 0
-        if self._wanted is not None or not (met or held):
+        if self._errand.wanted is not None or not (met or held):
             return
         if met or _places(held) - self._tried or self.clock.monotonic() >= self._again_at:
             self._log.warning(events.GAP_FOUND, gaps=[*held, *map(gap_json, met)])
-            self.request("gap")
+            self._errand.request("gap")
 
     def _look_back(self, views: Sequence[StoreView]) -> None:
         """A run that was missed while the daemon was down is made up once."""
@@ -143,26 +135,19 @@ class SnapshotKeeper:
         taken = labels(views)
         newest = datetime.strptime(taken[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if taken else None
         if missed(self.schedule, newest, self.clock.now()):
-            self.request("missed" if newest is not None else "first")
+            self._errand.request("missed" if newest is not None else "first")
 
     def _take(self, stop: Event) -> None:
-        with self._lock:
-            reason, self._wanted = self._wanted, None
-            self._taking = reason
+        self._taking = self._errand.wanted
         met, held = self.stream.gaps(), _places(open_gaps(self.views().values()))
-        self._task = Task(KIND, self.command, self.clock, self._facts, self._started)
         try:
-            end = self._task.run(stop)
-        except ReplicatorError:
-            self.request(reason or "retry")  # the worker is run again, and what was asked for still is
-            raise
+            end = self._errand.run(self.command, stop, self._facts)
         finally:
-            self._task = None
             self._ended_at = self.clock.now()
         if end.result is not None:
             self._answered |= met
             self._tried |= held
-            self._again_at = self.clock.monotonic() + _pause(self._tries)
+            self._again_at = self.clock.monotonic() + self._errand.pause_s(self._tries)
             self._tries += 1
         self._judge(end)
         self.refresh()
@@ -171,59 +156,27 @@ class SnapshotKeeper:
         if isinstance(facts.get("stop_lsn"), str):
             self.stream.cut(Lsn.parse(facts["stop_lsn"]))
 
-    def _started(self, pid: int) -> None:
-        self._log.info(events.TASK_STARTED, kind=KIND, pid=pid)
-
     def _judge(self, end: TaskEnd) -> None:
+        if not end.stopped:
+            self._taking, self._problem = None, problem_of(end)
+        self._errand.tell(end, end.result, self._problem, findings=(end.result or {}).get("findings"))
         if end.stopped:
-            self._log.info(events.TASK_STOPPED, kind=KIND, exit_code=end.exit_code)
             return
-        self._taking = None
-        error = end.error or {}
-        if end.exit_code == 0:
-            self._log.info(events.TASK_ENDED, kind=KIND, elapsed_s=round(end.elapsed_s, 1), result=end.result)
-        else:
-            self._log.error(
-                events.TASK_FAILED,
-                kind=KIND,
-                exit_code=end.exit_code,
-                error=error.get("message"),
-                hint=error.get("hint"),
-                findings=(end.result or {}).get("findings"),
-                stderr=list(end.stderr),
-            )
-        self._problem = problem_of(end)
         if end.result is not None:  # taken, if not everywhere or not without remarks
-            self._failures = 0
-            return
-        self._not_before = self.clock.monotonic() + _pause(self._failures)
-        self._failures += 1
-        self.request("retry")
+            self._errand.went_well()
+        else:
+            self._errand.again()
 
 
 def problem_of(end: TaskEnd) -> Problem | None:
     """What a child's end means for status; None when all is well."""
     if end.exit_code == 0:
         return None
-    error = end.error or {}
-    if error:
-        return Problem(
-            code_of(str(error.get("type", ""))),
-            f"the last snapshot failed: {error.get('message', '')}",
-            str(error.get("hint", "")),
-        )
     findings = (end.result or {}).get("findings") or []
-    if findings:
-        first = findings[0]
-        return Problem(str(first.get("code", "")), str(first.get("text", "")), str(first.get("hint") or ""))
-    how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
-    if end.silent:
-        how = "no word for too long"
-    return Problem("task_failed", f"the last snapshot ended with {how}", "See the daemon's log for its last lines.")
-
-
-def _pause(failures: int) -> float:
-    return min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 16))
+    if end.error or not findings:
+        return failure(end, "snapshot")
+    first = findings[0]
+    return Problem(str(first.get("code", "")), str(first.get("text", "")), str(first.get("hint") or ""))
 
 
 def _places(gaps: Iterable[Mapping[str, Any]]) -> frozenset[tuple[int, str]]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
-from replicator.core.codes import code_of
 from replicator.daemon import events
-from replicator.daemon.log import get_logger
+from replicator.daemon.errand import TICK_S, Errand, failure
 from replicator.daemon.scheduler import missed
-from replicator.daemon.tasks import Task, TaskEnd
-from replicator.errors import ReplicatorError
+from replicator.daemon.tasks import TaskEnd
 from replicator.policy import Schedule
 from replicator.status.catalogs import StoreView, labels
 from replicator.status.model import Problem, TaskStatus
@@ -25,8 +23,6 @@ from replicator.status.proofs import failed_problem
 from replicator.tolerance import Clock
 
 KIND = "verify"
-FIRST_RETRY_S, MOST_RETRY_S = 60.0, 3600.0
-_TICK_S = 0.5
 
 
 @dataclass
@@ -41,27 +37,17 @@ class VerificationKeeper:
     refresh: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._log = get_logger(__name__).bind(cluster=self.cluster)
-        self._lock = Lock()
-        self._wanted: str | None = None
-        self._task: Task | None = None
-        self._failures = 0
-        self._not_before = self.clock.monotonic()
+        self._errand = Errand(KIND, events.VERIFICATION_REQUESTED, self.cluster, self.clock)
         self._looked_back = self.schedule is None
         self._problems: tuple[Problem, ...] = ()
 
     def request(self, reason: str) -> None:
         """Ask for a verification; any thread."""
-        with self._lock:
-            if self._wanted is not None:
-                return
-            self._wanted = reason
-        self._log.info(events.VERIFICATION_REQUESTED, reason=reason)
+        self._errand.request(reason)
 
     def task(self) -> TaskStatus | None:
         """The child at work, if one is."""
-        task = self._task
-        return task.status() if task is not None else None
+        return self._errand.task()
 
     def problems(self) -> tuple[Problem, ...]:
         """What the last verification of this daemon means, until another one ends."""
@@ -69,10 +55,10 @@ class VerificationKeeper:
 
     def run(self, stop: Event) -> None:
         """The worker."""
-        while not self.clock.wait(stop, _TICK_S):
+        while not self.clock.wait(stop, TICK_S):
             if not self._looked_back:
                 self._look_back()
-            if self._wanted is not None and self.clock.monotonic() >= self._not_before:
+            if self._errand.due:
                 self._verify(stop)
 
     def _look_back(self) -> None:
@@ -86,46 +72,20 @@ class VerificationKeeper:
             self.request("missed")
 
     def _verify(self, stop: Event) -> None:
-        with self._lock:
-            reason, self._wanted = self._wanted, None
-        self._task = Task(KIND, self.command, self.clock, lambda _: None, self._started)
-        try:
-            end = self._task.run(stop)
-        except ReplicatorError:
-            self.request(reason or "retry")  # the worker is run again, and what was asked for still is
-            raise
-        finally:
-            self._task = None
-        self._judge(end)
+        self._judge(self._errand.run(self.command, stop))
         self.refresh()
 
-    def _started(self, pid: int) -> None:
-        self._log.info(events.TASK_STARTED, kind=KIND, pid=pid)
-
     def _judge(self, end: TaskEnd) -> None:
+        if not end.stopped:
+            self._problems = problems_of(end)
+        first = next(iter(self._problems), None)
+        self._errand.tell(end, _sums(end.result), first, findings=[problem.text for problem in self._problems])
         if end.stopped:
-            self._log.info(events.TASK_STOPPED, kind=KIND, exit_code=end.exit_code)
             return
-        self._problems = problems_of(end)
-        if end.exit_code == 0:
-            self._log.info(events.TASK_ENDED, kind=KIND, elapsed_s=round(end.elapsed_s, 1), result=_sums(end.result))
-        else:
-            error = end.error or {}
-            self._log.error(
-                events.TASK_FAILED,
-                kind=KIND,
-                exit_code=end.exit_code,
-                error=error.get("message"),
-                hint=error.get("hint"),
-                findings=[problem.text for problem in self._problems],
-                stderr=list(end.stderr),
-            )
         if end.result is not None:  # it ran: what it found is for people
-            self._failures = 0
-            return
-        self._not_before = self.clock.monotonic() + min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        self.request("retry")
+            self._errand.went_well()
+        else:
+            self._errand.again()
 
 
 def last_run(views: Mapping[str, StoreView]) -> datetime | None:
@@ -145,13 +105,7 @@ def problems_of(end: TaskEnd) -> tuple[Problem, ...]:
         levels = dict(end.result.get("levels") or {})
         found = (failed_problem(name, level.get("findings") or ()) for name, level in levels.items())
         return tuple(problem for problem in found if problem is not None)
-    error = end.error or {}
-    if error:
-        text = f"the last verification failed: {error.get('message', '')}"
-        return (Problem(code_of(str(error.get("type", ""))), text, str(error.get("hint", ""))),)
-    how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
-    text = f"the last verification ended with {how}"
-    return (Problem("task_failed", text, "See the daemon's log for its last lines."),)
+    return (failure(end, "verification"),)
 
 
 def _sums(result: Mapping[str, Any] | None) -> dict[str, Any]:

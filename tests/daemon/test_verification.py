@@ -145,3 +145,8 @@ def test_a_killed_child_is_told() -> None:
     problem = problems_of(TaskEnd("verify", -9, 1.0))[0]
     assert problem.code == "task_failed"
     assert "signal 9" in problem.text
+
+
+def test_a_child_that_fell_silent_is_told() -> None:
+    """It was ended because it said nothing any more, not by a signal of somebody's."""
+    assert "no word for too long" in problems_of(TaskEnd("verify", -15, 1.0, silent=True))[0].text
