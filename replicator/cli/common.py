@@ -93,6 +93,8 @@ def _configure_logs(ctx: Context) -> None:
     """Our own log lines on standard error. Others' stay off: an HTTP library's would show credentials."""
     import logging
 
+    if not logging.getLogger().handlers:  # else `logging` prints their warnings itself (lastResort)
+        logging.getLogger().addHandler(logging.NullHandler())
     logger = logging.getLogger("replicator")
     logger.setLevel(logging.DEBUG if ctx.verbose else logging.ERROR if ctx.quiet else logging.WARNING)
     if not logger.handlers:

@@ -1,6 +1,7 @@
 """The daemon's log on standard error: JSON lines or text, with stable event names.
 
-Owns its form. Only our own loggers write: an HTTP library's lines would show credentials.
+Owns its form. Only our own loggers write, and the scheduler's when it warns: an HTTP library's lines would show
+credentials, and without a handler of its own `logging` would print their warnings bare between ours.
 """
 
 from __future__ import annotations
@@ -38,10 +39,14 @@ def configure(policy: LogPolicy, stream: TextIO | None = None) -> None:
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, last]))
-    logger = logging.getLogger("replicator")
-    logger.handlers[:] = [handler]
-    logger.setLevel(policy.level.upper())
-    logger.propagate = False
+    logging.captureWarnings(True)
+    for name, level in (("replicator", policy.level.upper()), ("apscheduler", "WARNING"), ("py.warnings", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 def get_logger(name: str) -> Logger:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from replicator.policy import LogPolicy
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """Where the log goes; the logger is as before afterwards."""
-    logger = logging.getLogger("replicator")
-    before = (list(logger.handlers), logger.level, logger.propagate)
+    loggers = [logging.getLogger(name) for name in ("replicator", "apscheduler", "py.warnings")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield io.StringIO()
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    logging.captureWarnings(False)
     structlog.reset_defaults()
 
 
@@ -38,6 +42,23 @@ def test_json_lines(stream: io.StringIO) -> None:
     assert (first["event"], first["cluster"], first["pid"], first["level"]) == ("task_started", "frk", 7, "info")
     assert first["timestamp"].endswith("Z")
     assert (second["event"], second["level"]) == ("store local is slow", "warning")
+
+
+def test_nothing_bare_between_the_lines() -> None:
+    """Where a library has no handler, Python would print its warnings as they are; a warning of Python is a line."""
+    program = (
+        "import logging, warnings\n"
+        "from replicator.daemon.log import configure\n"
+        "from replicator.policy import LogPolicy\n"
+        "configure(LogPolicy(format='json', level='info'))\n"
+        "logging.getLogger('urllib3.connectionpool').warning('Connection pool is full')\n"
+        "logging.getLogger('apscheduler.scheduler').warning('missed by 2 s')\n"
+        "warnings.warn('soon gone')\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    first, second = (json.loads(line) for line in told.stderr.splitlines())
+    assert first["event"] == "missed by 2 s"
+    assert "soon gone" in second["event"]
 
 
 def test_traceback_of_a_bug(stream: io.StringIO) -> None:

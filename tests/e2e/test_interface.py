@@ -79,6 +79,7 @@ def site() -> Iterator[Site]:
         made.run("init", "frk", "--sheet", str(made.base / "sheet"))
         made.start_daemon()
         made.wait(lambda: made.run("status", code=None)["ok"])  # the daemon takes the first snapshot itself
+        made.wait(lambda: all(durables(made)))
         yield made
 
 
@@ -97,12 +98,14 @@ def get(site: Site, path: str, token: str | None = TOKEN) -> tuple[int, str, str
 def write(site: Site) -> None:
     """Write some WAL and wait until both stores have it."""
 
-    def durables() -> list[str]:
-        stores = json.loads(get(site, "/status")[2])["clusters"]["frk"]["stores"]
-        return [store["durable_lsn"] for store in stores.values()]
-
     end = number(site.cluster.write_wal(10))
-    site.wait(lambda: all(number(durable) >= end for durable in durables()))
+    site.wait(lambda: all(durable is not None and number(durable) >= end for durable in durables(site)))
+
+
+def durables(site: Site) -> list[str | None]:
+    """How far each store is, as the daemon knows it."""
+    stores = json.loads(get(site, "/status")[2])["clusters"]["frk"]["stores"]
+    return [store["durable_lsn"] for store in stores.values()]
 
 
 def is_time(text: str) -> bool:
@@ -437,13 +440,16 @@ def test_interrupted(site: Site) -> None:
 
 def test_log_of_the_daemon(site: Site) -> None:
     """One JSON object a line, each with its time, level and event; the events that operators wait for are there."""
-    lines = [json.loads(line) for line in (site.base / "daemon.log").read_text().splitlines()]
+    written = (site.base / "daemon.log").read_text().splitlines()
+    assert [line for line in written if not line.startswith("{")] == []
+    lines = [json.loads(line) for line in written]
     assert all(set(line) >= {"timestamp", "level", "event"} for line in lines)
     assert all(is_time(line["timestamp"]) for line in lines)
-    assert {line["event"] for line in lines} >= {
+    awaited = {
         "api_listening", "daemon_started", "cluster_opened", "stream_state", "store_state", "schedule_set",
         "snapshot_requested", "task_started", "task_ended",
     }  # fmt: skip
+    assert awaited - {line["event"] for line in lines} == set(), site.log()
 
 
 def test_text_log_and_an_end_in_order(site: Site) -> None:
