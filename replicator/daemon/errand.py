@@ -19,7 +19,7 @@ from replicator.status.model import Problem, TaskStatus
 from replicator.tolerance import Clock
 
 #: How often a keeper's worker looks whether something is due, in seconds.
-TICK_S = 0.5
+TICK_S = 1.0
 
 
 class Errand:

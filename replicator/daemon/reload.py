@@ -22,7 +22,7 @@ from replicator.policy import DaemonPolicy, Policy, SecretRef, resolve_secret
 from replicator.status.model import POLICY_INVALID, Problem, problem_of
 from replicator.tolerance import Clock
 
-_TICK_S = 0.2
+_TICK_S = 0.5
 _BRIEF_S = 2.0
 #: What a mark is worth outside this process: nothing.
 _KEY = secrets.token_bytes(32)
