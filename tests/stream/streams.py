@@ -117,7 +117,7 @@ class RunningStream:
             thread.join(20)
             assert not thread.is_alive(), thread.name
 
-    def wait(self, true: Callable[[Any], bool], what: str, seconds: float = 20) -> Any:
+    def wait(self, true: Callable[[Any], bool], what: str, seconds: float = 60) -> Any:
         """Wait until `true` of the statistics; them."""
         until = time.monotonic() + seconds
         while True:
@@ -132,7 +132,7 @@ class RunningStream:
         """Wait until the store "near" has everything up to `lsn`."""
         return self.wait(lambda now: (now.stores["near"].durable_lsn or 0) >= Lsn.parse(lsn), f"near {lsn}")
 
-    def wait_durable(self, lsn: str | Lsn, seconds: float = 20) -> Any:
+    def wait_durable(self, lsn: str | Lsn, seconds: float = 60) -> Any:
         """Wait until every store has everything up to `lsn`."""
         wanted = Lsn.parse(str(lsn))
         return self.wait(

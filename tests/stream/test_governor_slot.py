@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ def wal_kept(cluster: TestCluster) -> int:
     return sum(path.stat().st_size for path in (cluster.directory / "pg_wal").glob("0*"))
 
 
-def fill(cluster: TestCluster, size: int = 2 * MB) -> None:
-    """Make WAL of that size, and a checkpoint."""
+def fill(cluster: TestCluster, size: int = 2 * MB, then: Callable[[Lsn], object] = Lsn) -> None:
+    """Make WAL of that size, do something with its end, and make a checkpoint."""
     cluster.sql("SELECT pg_logical_emit_message(false, 'isi', repeat('x', %s))", (size,))
+    then(Lsn.parse(cluster.lsn()))
     cluster.sql("CHECKPOINT")
 
 
@@ -74,11 +75,21 @@ class Pressed:
         self.taps.by_name[self.away].closed = True
         return Lsn.parse(end)
 
-    def write(self, running: RunningStream, size: int = 2 * MB) -> Any:
-        """One turn: WAL, a checkpoint, and a few looks."""
-        fill(self.cluster, size)
+    def write(self, running: RunningStream, size: int = 2 * MB, *, received: bool = False) -> Any:
+        """One turn: WAL, which may have to be received first, a checkpoint, and a few looks."""
+
+        def receive(end: Lsn) -> None:
+            if received:
+                running.wait(lambda now: (now.received_lsn or 0) >= end, "received", 60)
+
+        before = running.stream.statistics().outlook
+        fill(self.cluster, size, receive)
         self.most_kept = max(self.most_kept, wal_kept(self.cluster))
         time.sleep(0.07)
+        if self.most_kept > LIMIT:  # no turn without a look, however slow this machine is
+            until = time.monotonic() + 5
+            while running.stream.statistics().outlook is before and time.monotonic() < until:
+                time.sleep(0.01)
         now = running.stream.statistics()
         if now.outlook is not None and now.outlook.level not in self.levels:
             self.levels.append(now.outlook.level)
@@ -187,7 +198,8 @@ def test_with_room_in_the_spool_nothing_is_lost(cluster: TestCluster, tmp_path: 
         before = Lsn.parse(cluster.value("SELECT restart_lsn::text FROM pg_replication_slots"))
         shed = 0
         for _ in range(60):
-            now = pressed.write(running)
+            # The source may not run away from us: where it has, giving the slot up costs what was not received.
+            now = pressed.write(running, received=True)
             if now.outlook is not None and now.outlook.strained:
                 running.wait(lambda now: now.spool_bytes < 8 * MB, "shed")
                 shed += 1
@@ -249,7 +261,7 @@ def test_killed_while_the_slot_is_given_up(cluster: TestCluster, tmp_path: Path,
     assert len(gaps) == (0 if step == "before give up" else 1)
     assert all(gap.start == ours for gap in gaps)
     assert [gap.start for gap in held.gaps] == [gap.start for gap in gaps]
-    assert cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active_pid IS NULL") == 1
+    assert cluster.value("SELECT count(*) FROM pg_replication_slots") == 1
 
 
 def test_without_a_receiver_the_watcher_gives_the_slot_up(cluster: TestCluster, tmp_path: Path) -> None:
