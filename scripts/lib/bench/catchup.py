@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import backrest
 from measure import Row, against, alone, cpu_of, peak_memory, timed
 
-from tests.clusters import MAJOR, TestCluster, make_cluster, own, run_as_owner
+from tests.clusters import MAJOR, TestCluster, make_cluster, run_as_owner
 from tests.e2e.site import Site, number, site_of
 
 _SEGMENT = 16 * 2**20
@@ -188,13 +188,13 @@ class CatchUp:
 
     def _pgbackrest(self, turn: int) -> None:
         """pgBackRest as an archive_command would call it, a segment after the other, all of them ready."""
-        program = os.environ.get("PGBACKREST") or shutil.which("pgbackrest")
+        program = backrest.program()
         if program is None or not self._received.exists():
             return
         home = self._base / "pgbackrest"
         wal = home / "data/pg_wal"
         ready = wal / "archive_status"
-        for directory in (home / "data/global", ready, *(home / name for name in ("repo", "spool", "lock", "log"))):
+        for directory in (home / "data/global", ready):
             directory.mkdir(parents=True)
         for name in ("PG_VERSION", "global/pg_control"):
             shutil.copy(self.cluster.directory / name, home / "data" / name)
@@ -203,38 +203,13 @@ class CatchUp:
             path.rename(wal / path.name)
             (ready / f"{path.name}.ready").touch()
             names.append(wal / path.name)
-        config = home / "pgbackrest.conf"
-        config.write_text(f"""[global]
-repo1-path={home}/repo
-spool-path={home}/spool
-lock-path={home}/lock
-log-path={home}/log
-log-level-console=error
-log-level-file=off
-compress-type=zst
-compress-level=3
-process-max=2
-archive-async=y
-[frk]
-pg1-path={home}/data
-pg1-port={self.cluster.port}
-pg1-socket-path={self.cluster.socket_directory}
-""")
-        own(home)
-        run_as_owner([program, f"--config={config}", "--stanza=frk", "--no-online", "stanza-create"])
-        environment = [f"PGBR={program}", f"CONF={config}", f"READY={ready}"]
+        sockets = self.cluster.socket_directory
+        peer = backrest.install(program, home, data=home / "data", port=self.cluster.port, sockets=sockets)
+        peer.run("--no-online", "stanza-create")
+        environment = [f"PGBR={program}", f"CONF={peer.config}", f"READY={ready}"]
         began = time.monotonic()
         run_as_owner(["env", *environment, "sh", "-c", _BACKGREST_LOOP, "sh", *names], timeout=_DEADLINE)
         seconds = time.monotonic() - began
         self._figures.pgbackrest_segments_s.append(len(names) / seconds)
         self._say(f"run {turn + 1}: pgBackRest {seconds:.2f} s for {len(names)} segments")
-        self._wait_for_end(home)
-
-    def _wait_for_end(self, home: Path) -> None:
-        """Its asynchronous process ends a moment after the last answer; then its files may go."""
-        until = time.monotonic() + 10
-        while subprocess.run(["pgrep", "-f", str(home)], capture_output=True, check=False).returncode == 0:
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-        shutil.rmtree(home, ignore_errors=True)
+        peer.finish()

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import backrest
 import psycopg
 from measure import Row, against, alone
 
 from replicator.postgres.binaries import environment
-from tests.clusters import TestCluster, make_cluster, own, run_as_owner
+from tests.clusters import TestCluster, make_cluster, run_as_owner
 from tests.e2e.site import Site, site_of
 
 _COMMIT_S, _TPS_S = 6, 12
@@ -74,7 +75,7 @@ class Cost:
 
     def _throughput(self, cluster: TestCluster, site: Site, pairs: int) -> Row:
         """pgbench's TPC-B with the daemon beside it, and with pgBackRest's asynchronous archiving."""
-        program = os.environ.get("PGBACKREST") or shutil.which("pgbackrest")
+        program = backrest.program()
         ours: list[float] = []
         peer: list[float] = []
         for turn in range(pairs):
@@ -182,39 +183,16 @@ def _with_receivewal(cluster: TestCluster, site: Site) -> Iterator[None]:
 
 def _with_pgbackrest(base: Path, program: str, cluster: TestCluster, _site: Site) -> Iterator[None]:
     """Its asynchronous archiving as archive_command."""
-    home = base / "archive"
-    for directory in (home / name for name in ("repo", "spool", "lock", "log")):
-        directory.mkdir(parents=True)
-    config = home / "pgbackrest.conf"
-    config.write_text(f"""[global]
-repo1-path={home}/repo
-spool-path={home}/spool
-lock-path={home}/lock
-log-path={home}/log
-log-level-console=error
-log-level-file=off
-compress-type=zst
-compress-level=3
-process-max=2
-archive-async=y
-[frk]
-pg1-path={cluster.directory}
-pg1-port={cluster.port}
-pg1-socket-path={cluster.socket_directory}
-""")
-    own(home)
-    run_as_owner([program, f"--config={config}", "--stanza=frk", "stanza-create"])
-    _set(cluster, "archive_command", f"{program} --config={config} --stanza=frk archive-push %p")
+    peer = backrest.install(
+        program, base / "archive", data=cluster.directory, port=cluster.port, sockets=cluster.socket_directory
+    )
+    peer.run("stanza-create")
+    _set(cluster, "archive_command", peer.archive_command)
     try:
         yield
     finally:
         _set(cluster, "archive_command", "true")
-        until = time.monotonic() + 20
-        while subprocess.run(["pgrep", "-f", str(home)], capture_output=True, check=False).returncode == 0:
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-        shutil.rmtree(home, ignore_errors=True)
+        peer.finish()
 
 
 def _pgbench(cluster: TestCluster) -> list[object]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from replicator.postgres.binaries import environment
+from tests.clusters import OWNER
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -21,7 +24,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Row:
     """One line of the result. `ours` and `peer` are medians, `ratio` is the median of paired runs; None: not there.
 
-    With a ratio the target is the ratio's; without one it is the target of `ours`. `ok` None: no peer to compare with.
+    With a ratio the target is the ratio's; without one it is the target of `ours`. `ok` None: no peer to compare with,
+    or no target (the row is there for the reader).
     """
 
     work: str
@@ -29,7 +33,7 @@ class Row:
     peer: float | None
     limit: float | None
     ratio: float | None
-    target: float
+    target: float | None
     better: Literal["lower", "higher"]
     ok: bool | None
     runs: int
@@ -44,7 +48,7 @@ def against(
     ours: Sequence[float],
     peer: Sequence[float],
     *,
-    target: float,
+    target: float | None,
     better: Literal["lower", "higher"],
     limit: Sequence[float] = (),
 ) -> Row:
@@ -53,7 +57,7 @@ def against(
     if not peer:
         return Row(work, median(ours), None, bound, None, target, better, None, len(ours))
     ratio = median(one / other for one, other in zip(ours, peer, strict=True))
-    ok = ratio <= target if better == "lower" else ratio >= target
+    ok = None if target is None else ratio <= target if better == "lower" else ratio >= target
     return Row(work, median(ours), median(peer), bound, ratio, target, better, ok, len(ours))
 
 
@@ -75,24 +79,48 @@ def peak_memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a program that ended took: wall and CPU seconds with its children's, its peak memory, and what it said."""
+
+    seconds: float
+    cpu: float
+    memory_mb: float
+    said: str
+
+
+def spent(command: Sequence[object], *, as_owner: bool = False) -> Spent:
+    """Run a program to its end, as the servers' user if `as_owner`. Fails with what it said."""
+    user = pwd.getpwnam(OWNER) if as_owner and OWNER else None
+    rights: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        began = time.monotonic()
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+            **({**rights, "cwd": "/"} if rights else {}),
+        )
+        _, status, used = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        said = [_all_of(file) for file in (out, errors)]
+    if child.returncode != 0:
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}: {said[0][-2000:]}{said[1][-2000:]}")
+    return Spent(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6, said[0])
+
+
+def _all_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
 def timed(command: Sequence[object]) -> tuple[float, float]:
     """Run a program to its end: its seconds and CPU seconds. Fails with what it said."""
-    began = time.monotonic()
-    child = subprocess.Popen(
-        [str(part) for part in command],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert child.stderr is not None
-    said = child.stderr.read().decode(errors="replace")
-    _, status, used = os.wait4(child.pid, 0)
-    child.stderr.close()
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {child.returncode}: {said[-2000:]}")
-    return time.monotonic() - began, used.ru_utime + used.ru_stime
+    found = spent(command)
+    return found.seconds, found.cpu
 
 
 def machine() -> dict[str, Any]:
