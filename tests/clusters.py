@@ -16,6 +16,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from pytest_postgresql.executors import PostgreSQLExecutor
 
 from replicator.errors import BinariesMissing
 from replicator.postgres.binaries import Binaries, environment, find_binaries
-from replicator.postgres.localserver import free_port
+from tests.servers import free_port
 
 MAJOR = int(os.environ.get("REPLICATOR_TEST_MAJOR", "15"))
 #: The role for replication: REPLICATION, pg_monitor, and a password.
@@ -51,6 +52,8 @@ host replication postgres 127.0.0.1/32 trust
 host all {REPLICATION_USER} 127.0.0.1/32 scram-sha-256
 host replication {REPLICATION_USER} 127.0.0.1/32 scram-sha-256
 """
+#: Where a segment's first page holds the system identifier.
+_XLP_SYSID = 24
 _templates: dict[tuple[int, bool], Path] = {}
 _lock = threading.Lock()
 
@@ -182,8 +185,13 @@ class TestCluster:
         self.start()
 
     def reload(self) -> None:
-        """Read the configuration again."""
+        """Read the configuration again: sessions that begin from now on have it."""
+        before = self.value("SELECT pg_conf_load_time()")
         self._pg_ctl("reload", "-s")
+        deadline = time.monotonic() + 60
+        while self.value("SELECT pg_conf_load_time()") == before:
+            assert time.monotonic() < deadline, "the server does not read its configuration again"
+            time.sleep(0.01)
 
     def promote(self) -> None:
         """End recovery of a standby, and wait for it."""
@@ -233,6 +241,19 @@ class TestCluster:
         """End the current segment: the LSN where the server was."""
         return str(self.value("SELECT pg_switch_wal()::text"))
 
+    def drop_slots(self, *names: str) -> None:
+        """Drop these replication slots, all without names. Who streamed from one may have to notice its end first."""
+        deadline = time.monotonic() + 30
+        for name in names or [row[0] for row in self.sql("SELECT slot_name::text FROM pg_replication_slots")]:
+            while True:
+                try:
+                    self.sql("SELECT pg_drop_replication_slot(%s)", (name,))
+                    break
+                except psycopg.errors.ObjectInUse:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
+
     def standby(self, *, slot: str | None = None, settings: Mapping[str, str] | None = None) -> TestCluster:
         """A started standby of this running cluster, streaming from it."""
         standby = TestCluster(_new_home(self.home.parent))
@@ -281,6 +302,7 @@ def _template(wal_segsize_mb: int, checksums: bool) -> Path:
             atexit.register(shutil.rmtree, base, ignore_errors=True)
             found = base / "data"
             _initdb(found, wal_segsize_mb, checksums)
+            run_as_owner([binaries().program("pg_resetwal"), "-f", "-D", found])  # one segment, with nothing in it
             _templates[wal_segsize_mb, checksums] = found
         return found
 
@@ -297,15 +319,19 @@ def _initdb(directory: Path, wal_segsize_mb: int, checksums: bool) -> None:
 
 
 def _new_system_id(directory: Path) -> None:
-    """Write a random system identifier into pg_control and have pg_resetwal make the WAL follow."""
+    """Write a random system identifier into pg_control and into the first page of the WAL."""
     control = directory / "global/pg_control"
     data = bytearray(control.read_bytes())
     place = next(at for at in range(200, 500, 4) if struct.unpack_from("<I", data, at)[0] == _crc32c(data[:at]))
-    struct.pack_into("<Q", data, 0, random.SystemRandom().getrandbits(62) | 2**62)
+    identifier = struct.pack("<Q", random.SystemRandom().getrandbits(62) | 2**62)
+    data[:8] = identifier
     struct.pack_into("<I", data, place, _crc32c(data[:place]))
     with control.open("r+b") as file:
         file.write(data)
-    run_as_owner([binaries().program("pg_resetwal"), "-f", "-D", directory])
+    for segment in (directory / "pg_wal").glob("0*"):
+        with segment.open("r+b") as file:
+            file.seek(_XLP_SYSID)
+            file.write(identifier)
 
 
 def _crc32c(data: bytes | bytearray) -> int:

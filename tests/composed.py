@@ -12,7 +12,8 @@ from typing import Any
 
 from replicator.compose import Cluster, compose
 from replicator.policy import load_cluster
-from replicator.postgres.localserver import free_port
+from replicator.seal.signature import SEALING, SEALING_SECRET, key_text, new_x25519, parse_key, x25519_public
+from tests.servers import free_port
 
 PASSPHRASE = "sandi yang panjang"
 
@@ -27,19 +28,20 @@ def write_policies(
     extra: str = "",
     source: str = "",
     stream: str = "",
+    passphrase: bool = True,
 ) -> Path:
-    """A directory of policies with one cluster; everything else lies beside it. `extra` is more TOML at the end."""
+    """A directory of policies with one cluster; everything else lies beside it. `extra` is more TOML at the end.
+    Without a passphrase an identity opens the repository: quicker, where it does not matter which.
+    """
     policies = directory / "policies"
     policies.mkdir(mode=0o700, exist_ok=True)
-    secret = directory / "passphrase"
-    _private(secret, PASSPHRASE)
     lines = [f'cluster = "{cluster}"', "[source]", f'conninfo = "{conninfo}"', source]
     if password:
         _private(directory / "password", password)
         lines.append(f'password = {{ file = "{directory / "password"}" }}')
     for store in stores:
         lines += ["[[store]]", f'name = "{store}"', f'url = "file://{directory / store}"']
-    lines += ["[encryption]", f'passphrase = {{ file = "{secret}" }}']
+    lines += ["[encryption]", *(_passphrase(directory) if passphrase else _identity(directory))]
     lines += ["[stream]", f'spool = "{directory / "spool"}"', 'spool_limit = "64MB"', stream]
     lines += ["[tolerance]", 'connect_timeout = "2s"', 'retry_budget = "1s"', extra]
     _private(policies / f"{cluster}.toml", "\n".join(lines) + "\n")
@@ -47,6 +49,22 @@ def write_policies(
     if not daemon.exists():
         _private(daemon, f'[api]\nlisten = "127.0.0.1:{free_port()}"\n[state]\ndirectory = "{directory / "state"}"\n')
     return policies
+
+
+def _passphrase(directory: Path) -> Sequence[str]:
+    """What opens the repository, as lines of [encryption]."""
+    secret = directory / "passphrase"
+    _private(secret, PASSPHRASE)
+    return (f'passphrase = {{ file = "{secret}" }}',)
+
+
+def _identity(directory: Path) -> Sequence[str]:
+    """The same; an identity that is there stays."""
+    secret = directory / "identity"
+    if not secret.exists():
+        _private(secret, key_text(SEALING_SECRET, new_x25519()))
+    public = key_text(SEALING, x25519_public(parse_key(SEALING_SECRET, secret.read_text())))
+    return (f'recipients = ["{public}"]', f'identity = {{ file = "{secret}" }}')
 
 
 def composed(policies: Path, cluster: str = "frk") -> Cluster:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+#: Where the files that take long lie, the longest first.
+_FIRST = (
+    "e2e/test_s", "e2e/test_k", "e2e/", "replicas/test_replica", "format/", "verify/test_c", "verify/test_d", "daemon/",
+    "stream/", "restore/", "cli/", "snapshot/", "doctor/", "upkeep/",
+)  # fmt: skip
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --require-all."""
@@ -13,7 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that the workers end at about the same time."""
-    items.sort(key=lambda item: ("tests/e2e" not in item.path.as_posix(), "tests/daemon" not in item.path.as_posix()))
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix().rpartition("/tests/")[2]
+        return next((at for at, start in enumerate(_FIRST) if path.startswith(start)), len(_FIRST))
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

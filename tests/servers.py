@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +33,31 @@ class S3Server:
     honours_create_only: bool
 
 
+def _ports() -> Iterator[int]:
+    """Numbers below those that the system gives to connections, in an order by chance; each worker of a run draws from
+    a part of its own.
+    """
+    part = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    ports = list(range(12_000 + int(part or 0) % 8, 32_000, 8))
+    while True:
+        random.SystemRandom().shuffle(ports)
+        yield from ports
+
+
+_drawn = _ports()
+_drawing = threading.Lock()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on now, and that nobody takes by chance before it is listened on, nor
+    while its server is down for a while.
+    """
+    with _drawing:
+        for port in _drawn:
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise AssertionError("there is always another one")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from replicator.api.app import App
 from replicator.api.client import fetch_status
 from replicator.api.server import ApiServer
 from replicator.errors import HostLacks, KeysError, ProtocolViolation
-from replicator.postgres.localserver import free_port
+from tests.servers import free_port
 
 TOKEN = b"kunci-rahasia"
 

@@ -252,10 +252,10 @@ def test_wal_get_dies_quietly_of_sigterm(place: Place, tmp_path: Path) -> None:
         with subprocess.Popen(
             [sys.executable, *map(str, words)], env={**environment(), **AWS}, stderr=subprocess.PIPE
         ) as process:
-            mute.settimeout(30)
+            mute.settimeout(90)
             mute.accept()[0].close()
             process.terminate()
-            assert process.wait(10) == -signal.SIGTERM
+            assert process.wait(60) == -signal.SIGTERM
             assert process.stderr is not None
             assert b"Traceback" not in process.stderr.read()
     assert not (tmp_path / "x").exists()

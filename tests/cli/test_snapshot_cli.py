@@ -212,12 +212,12 @@ def test_a_signal_ends_it(place: Place, streaming: Shipping, number: signal.Sign
         [*command, str(place.directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     packs = Path(str(place.directory.parent / "local/frk" / str(place.cluster.system_id) / "packs"))
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not list(packs.glob("*/begin-*")) and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.3)
     os.kill(child.pid, number)
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=60)
     assert child.returncode == 130, (out, err)
     assert "Traceback" not in err
     assert json.loads(out.splitlines()[-1])["error"]["exit_code"] == 130

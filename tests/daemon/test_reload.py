@@ -107,7 +107,7 @@ def test_reloads_are_joined() -> None:
 
     def read() -> Files:
         reads.append(1)
-        go.wait(10)
+        go.wait(60)
         return Files(DaemonPolicy(), {})
 
     fleet = Fleet(Supervisor(clock, on_bug=lambda: None), Scheduler(), lambda _: [], clock)
@@ -123,7 +123,7 @@ def test_reloads_are_joined() -> None:
     wait(lambda: len(reads) == 2)
     time.sleep(0.5)
     stop.set()
-    thread.join(10)
+    thread.join(60)
     assert len(reads) == 2
 
 
@@ -149,7 +149,7 @@ def test_a_cluster_that_another_daemon_runs_is_not_taken(tmp_path: Path) -> None
         thread.start()
         wait(lambda: reloader.problems("frk"))
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert fleet.nodes == ()
     assert [problem.code for problem in reloader.problems("frk")] == ["conflict"]
     assert "another daemon runs frk" in reloader.problems("frk")[0].text
@@ -162,7 +162,7 @@ class Hanging:
         self._inner, self._go = inner, go
 
     def __getattr__(self, name: str) -> Any:
-        self._go.wait(20)
+        self._go.wait(60)
         return getattr(self._inner, name)
 
 
@@ -197,7 +197,7 @@ def test_a_cluster_that_did_not_end_begins_anew_later(tmp_path: Path) -> None:
         wait(lambda: fleet.node("frk") is not node and not reloader.problems("frk"))
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
         for running in fleet.nodes:
             running.interrupt()
             running.join(Deadline(clock, 10))
@@ -248,7 +248,7 @@ class Running:
     def get(self, path: str, token: str = "") -> tuple[int, Any]:
         """Code and JSON; code 0 while nobody listens."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        with urllib3.PoolManager(retries=False, timeout=5) as pool:
+        with urllib3.PoolManager(retries=False, timeout=30) as pool:
             try:
                 answer = pool.request("GET", self._base + path, headers=headers)
             except urllib3.exceptions.HTTPError:
@@ -286,7 +286,7 @@ class Running:
         return self.server.value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (slot,))
 
 
-def wait(what: Callable[[], Any], seconds: float = 30, told: Callable[[], str] = str) -> None:
+def wait(what: Callable[[], Any], seconds: float = 90, told: Callable[[], str] = str) -> None:
     """Until it is true."""
     end = time.monotonic() + seconds
     while not what():
@@ -310,15 +310,15 @@ def daemon(policies: Path, server: TestCluster) -> Iterator[Running]:
 @pytest.fixture
 def policies(server: TestCluster, tmp_path: Path) -> Iterator[Path]:
     """Two initialised clusters; their slots are dropped again."""
-    found = write_policies(tmp_path, server.conninfo(REPLICATION_USER), password=PASSWORD)
+    found = write_policies(tmp_path, server.conninfo(REPLICATION_USER), password=PASSWORD, passphrase=False)
     fed = tmp_path / "fed"
     fed.mkdir()
-    other = write_policies(fed, server.conninfo(REPLICATION_USER), cluster="fed", password=PASSWORD)
+    other = write_policies(fed, server.conninfo(REPLICATION_USER), cluster="fed", password=PASSWORD, passphrase=False)
     private(found / "fed.toml", (other / "fed.toml").read_text())
     for cluster in ("frk", "fed"):
         json_of("init", cluster, "--policies", found)
     yield found
-    server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    server.drop_slots()
 
 
 @pytest.mark.server
@@ -333,22 +333,19 @@ def test_clusters_come_change_and_go(server: TestCluster, policies: Path, tmp_pa
         frk, before = running.connection("frk"), running.connection("fed")
         fed.write_text(good + "\n[snapshot]\nworkers = true\nwrokers = 3\n")
         assert len(running.reload("reload_refused")["problems"]) == 2
-        assert {name: "policy_invalid" in running.problems(name) for name in ("frk", "fed")} == {
-            "frk": True,
-            "fed": True,
-        }
+        wait(lambda: all("policy_invalid" in running.problems(name) for name in ("frk", "fed")))
         assert (running.connection("frk"), running.connection("fed")) == (frk, before)
         fed.write_text(good + '\n[snapshot]\nschedule = "0 2 * * *"\n')
         assert running.reload()["changed"] == ["fed"]
         wait(lambda: running.streaming("frk", "fed") and running.connection("fed") not in (None, before))
-        assert "policy_invalid" not in running.problems("frk")
+        wait(lambda: "policy_invalid" not in running.problems("frk"))
         assert [line["cluster"] for line in running.events("schedule_set")] == ["fed"]
         assert running.clusters()["fed"]["snapshots"]["next"] is not None
         end = server.write_wal(1000)
         fed.unlink()
         assert running.reload()["removed"] == ["fed"]
         wait(lambda: running.streaming("frk") and running.events("cluster_ended"))
-        assert running.connection("fed") is None
+        wait(lambda: running.connection("fed") is None)
         with (tmp_path / "state" / "fed" / "daemon.lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         private(fed, good)
@@ -359,7 +356,7 @@ def test_clusters_come_change_and_go(server: TestCluster, policies: Path, tmp_pa
         assert running.connection("frk") == frk
         running.process.send_signal(signal.SIGHUP)
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(60) == 0
 
 
 def number(lsn: str) -> int:
@@ -411,7 +408,7 @@ def test_reload_of_a_named_cluster_looks_at_no_other(tmp_path: Path) -> None:
             process.send_signal(signal.SIGHUP)
             wait(lambda: "reload_refused" in log.read_text())
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

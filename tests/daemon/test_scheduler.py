@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
@@ -56,6 +57,34 @@ def test_trigger_always_goes_on(minute: int, hour: int, weekday: int, seconds: i
 def test_missed_run(newest: datetime | None, now: datetime, expected: bool) -> None:
     """A run was missed when a scheduled time has passed since the newest snapshot began, or there is none."""
     assert missed(Schedule.parse("0 2 * * *"), newest, now) is expected
+
+
+class Often(Schedule):
+    """Every tenth of a second."""
+
+    def next_after(self, moment: datetime) -> datetime:
+        """As Schedule."""
+        return moment + timedelta(seconds=0.1)
+
+
+def test_a_schedule_comes_again_and_again() -> None:
+    """Every time of the schedule calls what was added, also after one that was late because the call took long."""
+    often = Often("* * * * *", (), (), (), (), (), either_day=False)
+    scheduler, called, enough = Scheduler(), list[float](), Event()
+
+    def enqueue() -> None:
+        called.append(time.monotonic())
+        time.sleep(0.25 if len(called) == 2 else 0)
+        if len(called) == 5:
+            enough.set()
+
+    scheduler.add("snapshot", "frk", often, enqueue)
+    scheduler.start()
+    try:
+        assert enough.wait(60)
+    finally:
+        scheduler.stop()
+    assert called[4] - called[0] > 0.25
 
 
 def test_scheduler_starts_and_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -29,14 +29,17 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def policies(server: TestCluster, tmp_path: Path) -> Iterator[Path]:
-    """An initialised cluster whose policy names its root; the slot is dropped again."""
-    found = write_policies(tmp_path, server.conninfo(REPLICATION_USER), password=PASSWORD)
+def policies(server: TestCluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An initialised cluster whose policy names its root; the slot is dropped again. With the parameter
+    "passphrase" one opens the repository, else an identity does, which is quicker to try.
+    """
+    slowly = getattr(request, "param", "") == "passphrase"
+    found = write_policies(tmp_path, server.conninfo(REPLICATION_USER), password=PASSWORD, passphrase=slowly)
     root = json_of("init", "frk", "--policies", found)["root"]
     path = found / "frk.toml"
     path.write_text(path.read_text().replace("[encryption]", f'[encryption]\nroot = "{root}"'))
     yield found
-    server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    server.drop_slots()
 
 
 @pytest.fixture
@@ -50,13 +53,13 @@ def settings(server: TestCluster, **values: str) -> Iterator[None]:
     """Settings that need no restart, reset afterwards."""
     for name, value in values.items():
         server.sql(f"ALTER SYSTEM SET {name} = '{value}'")
-    server.sql("SELECT pg_reload_conf(), pg_sleep(0.2)")
+    server.reload()
     try:
         yield
     finally:
         for name in values:
             server.sql(f"ALTER SYSTEM RESET {name}")
-        server.sql("SELECT pg_reload_conf(), pg_sleep(0.2)")
+        server.reload()
 
 
 def wrong(report: Report) -> list[str]:
@@ -74,6 +77,13 @@ def test_all_is_well(subject: Patient) -> None:
     report = examine(subject)
     assert (report.ok, report.exit_code, wrong(report)) == (True, 0, [])
     assert remarks(report) == ["max_slot_wal_keep_size", "slot_inactive"]
+
+
+def test_a_data_directory_that_is_not_the_server_s(subject: Patient, tmp_path: Path) -> None:
+    """Snapshots would come over the network: a finding (9) that says why."""
+    source = subject.policy.source.model_copy(update={"data_directory": tmp_path})
+    report = examine(replace(subject, policy=subject.policy.model_copy(update={"source": source})))
+    assert (wrong(report), report.exit_code) == (["not_beside"], 9)
 
 
 def test_json_and_text(policies: Path) -> None:
@@ -126,7 +136,7 @@ def test_role_without_replication(server: TestCluster, tmp_path: Path, policies:
         hba = server.directory / "pg_hba.conf"
         before = hba.read_text()
         hba.write_text(before + "host all lemah 127.0.0.1/32 trust\n")
-        server.sql("SELECT pg_reload_conf(), pg_sleep(0.2)")
+        server.reload()
         path = policies / "frk.toml"
         path.write_text(path.read_text().replace(f"user={REPLICATION_USER}", "user=lemah"))
         report = examine(patient(composed(policies)))
@@ -134,7 +144,7 @@ def test_role_without_replication(server: TestCluster, tmp_path: Path, policies:
         assert report.findings[1].hint == "Run on the primary: ALTER ROLE lemah REPLICATION;"
     finally:
         hba.write_text(before)
-        server.sql("SELECT pg_reload_conf()")
+        server.reload()
         server.sql("DROP ROLE lemah")
 
 
@@ -148,7 +158,7 @@ def test_wrong_password(policies: Path, tmp_path: Path) -> None:
 
 def test_slot_is_gone(server: TestCluster, policies: Path, subject: Patient) -> None:
     """A slot that `init` made is made again; another one is a finding."""
-    server.sql("SELECT pg_drop_replication_slot('replicator_frk')")
+    server.drop_slots("replicator_frk")
     assert "slot_missing" in remarks(examine(subject))
     report = examine(replace(subject, may_create_slot=lambda: False))
     assert wrong(report) == ["slot_missing"]
@@ -164,6 +174,7 @@ def test_store_is_gone_or_empty(policies: Path, tmp_path: Path) -> None:
     assert (wrong(empty), empty.exit_code) == (["repository_absent"], 6)
 
 
+@pytest.mark.parametrize("policies", ["passphrase"], indirect=True)
 def test_keys(policies: Path, tmp_path: Path) -> None:
     """A wrong passphrase, another root and a missing writer key are keys errors (7); no secret at all is a remark."""
     (tmp_path / "passphrase").write_text("salah")

@@ -32,6 +32,13 @@ def policy(conninfo: str = "host=db1 user=replicator dbname=postgres", lock: str
     return parse_policy(TEXT.format(conninfo=conninfo, lock=lock, more=more), Path("/etc/replicator/frk.toml"))
 
 
+def test_sql_for_reading_beside_the_server() -> None:
+    """Only who reads the data directory may start and stop backups."""
+    assert "pg_backup_start" not in prints.sql(policy())
+    beside = policy().model_copy(update={"source": policy().source.model_copy(update={"data_directory": Path("/d")})})
+    assert "GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean)" in prints.sql(beside)
+
+
 def test_hba_lines() -> None:
     """Both databases, this host's address as the server sees it, the hosts of replicas; TLS unless it is at home."""
     more = '[[replica]]\nname = "r"\nhost = "10.0.0.12"\ndata_directory = "/r"\nfollow = "primary"'

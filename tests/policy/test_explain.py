@@ -61,9 +61,10 @@ def test_not_encrypted_is_said_loudly(minimal: str) -> None:
     assert "Beware: nothing is encrypted" in told(minimal.replace('passphrase = { env = "PHRASE" }', 'mode = "none"'))
 
 
-def test_data_directory_is_not_read_yet(minimal: str) -> None:
-    """Snapshots come over the replication protocol whatever it says."""
-    assert "Not run by this version: reading /d directly" in told(
+def test_where_snapshots_are_read(minimal: str) -> None:
+    """The data directory where there is one, and what is done where it is not the server's."""
+    assert "A snapshot is read over the replication protocol" in told(minimal)
+    assert "A snapshot is read from /d, where that is the server's own, else over the replication protocol" in told(
         minimal.replace("[source]", '[source]\ndata_directory = "/d"')
     )
 

@@ -16,13 +16,12 @@ import pytest
 
 from replicator.errors import AlreadyExists, Interrupted
 from replicator.jobs import replica_job
-from replicator.postgres.localserver import free_port
 from replicator.replicas.create import create as make
 from replicator.replicas.place import MARK, ReplicaMark
 from tests.clusters import OWNER, PASSWORD, TestCluster, cluster_base, have_binaries, make_cluster, run_as_owner
 from tests.composed import composed
 from tests.e2e.site import Site, site_of
-from tests.servers import moto_server
+from tests.servers import free_port, moto_server
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
 
@@ -41,23 +40,7 @@ def site() -> Iterator[Site]:
         make_cluster(base, wal_segsize_mb=1) as cluster,
         site_of(base, cluster) as found,
     ):
-        for kind, text in (("access", server.access_key), ("secret", server.secret_key)):
-            path = found.policies / kind
-            path.touch(mode=0o600)
-            path.write_text(text)
-        found.write_policy(
-            stores=f"""
-[[store]]
-name = "local"
-url = "file://{found.base}/local"
-[[store]]
-name = "offsite"
-url = "s3://{server.bucket}"
-endpoint = "{server.endpoint}"
-access_key = {{ file = "{found.policies}/access" }}
-secret_key = {{ file = "{found.policies}/secret" }}
-"""
-        )
+        found.write_policy(stores=found.directory_store() + found.s3_store(server))
         add_replica(found, "frk-replica-1")
         cluster.write_wal(5_000)
         found.run("init", "frk", "--sheet", str(found.base / "sheet"))
@@ -91,7 +74,7 @@ def value(port: int, sql: str) -> Any:
     return row[0] if row is not None else None
 
 
-def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something."""
     end = time.monotonic() + seconds
     while not true():

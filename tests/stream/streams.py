@@ -111,10 +111,10 @@ class RunningStream:
     def stop(self, *, flush: bool = False) -> None:
         """Stop every worker and wait for it."""
         if flush:
-            assert self.stream.flush(Deadline(SystemClock(), 20))
+            assert self.stream.flush(Deadline(SystemClock(), 60))
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), thread.name
 
     def wait(self, true: Callable[[Any], bool], what: str, seconds: float = 60) -> Any:

@@ -127,7 +127,7 @@ def site(source: TestCluster, tmp_path: Path) -> Iterator[Site]:
     at = source.value("SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
     yield Site(source, repository, tmp_path, Lsn.parse(at))
     source.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
-    source.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+    source.drop_slots(SLOT)
 
 
 @contextmanager
@@ -144,11 +144,11 @@ def running(site: Site, steps: Callable[[str], None], **changes: Any) -> Iterato
 
 def work(site: Site, until: threading.Event) -> str:
     """Some WAL at a time, the end of a segment in it, until something happened: the WAL's end."""
-    for _ in range(40):
+    for turn in range(80):
         site.cluster.write_wal(300)
         site.cluster.switch_wal()
         end = site.cluster.write_wal(10)
-        if until.wait(0.1):
+        if until.wait(0.1 if turn < 40 else 0.5):
             return end
     raise AssertionError("the step was never reached")
 
@@ -332,4 +332,4 @@ def test_a_hole_that_puts_side_by_side_left_is_filled(source: TestCluster, tmp_p
         held = catalog(lost.repository, source.system_id, "local", MB)
         assert held.gaps == ()
     finally:
-        source.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+        source.drop_slots(SLOT)

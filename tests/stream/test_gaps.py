@@ -30,7 +30,7 @@ def test_removed_wal_is_a_recorded_gap(cluster: TestCluster, tmp_path: Path) -> 
     with streaming(repository, tmp_path / "spool", cluster) as running:
         running.wait_durable(cluster.write_wal(100))
     ours = running.stream.statistics().received_lsn
-    cluster.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+    cluster.drop_slots(SLOT)
     cluster.write_wal(50_000)
     for _ in range(3):
         cluster.switch_wal()
@@ -76,7 +76,7 @@ def test_a_gap_that_no_store_heard_of_holds_up_nothing(cluster: TestCluster, tmp
     repository = make_repository(tmp_path, wrap=taps)
     with streaming(repository, tmp_path / "spool", cluster) as running:
         running.wait_durable(cluster.write_wal(100))
-    cluster.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+    cluster.drop_slots(SLOT)
     cluster.write_wal(50_000)
     for _ in range(3):
         cluster.switch_wal()

@@ -38,7 +38,7 @@ def test_a_full_spool_does_not_hold_up_a_shutdown(tmp_path: Path) -> None:
         began = time.monotonic()
         cluster.stop()
         assert not cluster.running
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40
         assert (running.stream.statistics().acknowledged_lsn or 0) < Lsn.parse(end)
         taps.by_name["local"].closed = False
         cluster.start()

@@ -145,7 +145,7 @@ def test_silence_of_a_stream(primary: TestCluster, line: Proxy, tmp_path: Path, 
         line.resume()
         line.cut()
         running.stop()
-        primary.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+        primary.drop_slots(SLOT)
 
 
 class Hanging(Tap):
@@ -204,7 +204,7 @@ def test_copying_from_another_store_holds_up_nothing(primary: TestCluster, tmp_p
             tap.hangs.clear()
             tap.release.set()
         running.stop()
-        primary.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+        primary.drop_slots(SLOT)
 
 
 def segment_is_there(repository: Path, start: Lsn) -> bool:
@@ -237,4 +237,4 @@ def test_deadline_of_the_last_flush(primary: TestCluster, tmp_path: Path) -> Non
         assert patient.failed() is None
     finally:
         running.stop()
-        primary.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+        primary.drop_slots(SLOT)
