@@ -1,4 +1,4 @@
-"""Deadlines, retries with a budget, breakers and bulkheads: how one slow or dead part holds up no other.
+"""Deadlines, retries with a budget, breakers, bulkheads and host locks: how one slow or dead part holds up no other.
 
 Owns waiting and giving up. Never knows what is called: callers pass a callable and get its result or a typed error.
 """
@@ -7,6 +7,7 @@ from replicator.tolerance.breaker import Breaker, BreakerState, BreakerStatistic
 from replicator.tolerance.bulkhead import Bulkhead, BulkheadStatistics
 from replicator.tolerance.clock import Clock, SystemClock
 from replicator.tolerance.deadline import Deadline
+from replicator.tolerance.hostlock import only_one
 from replicator.tolerance.retry import Retry, RetryStatistics
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Retry",
     "RetryStatistics",
     "SystemClock",
+    "only_one",
 ]

@@ -6,10 +6,7 @@ promises; an interruption costs nothing but the object that was under way, and a
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -20,8 +17,6 @@ from replicator.core.coverage import Coverage
 from replicator.core.finding import Finding
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import (
-    Conflict,
-    HostLacks,
     Interrupted,
     ReplicatorError,
     UsageError,
@@ -36,7 +31,7 @@ from replicator.repository.removals import writer_subject
 from replicator.repository.repository import Repository
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import SIGNING, key_text
-from replicator.tolerance import Clock
+from replicator.tolerance import Clock, only_one
 from replicator.upkeep.keys_documents import RootDocuments, put_documents, read_documents
 from replicator.upkeep.mirror_plan import Gone, Inventory, read_inventory
 from replicator.upkeep.mirror_shared import KIND, Shared
@@ -101,27 +96,8 @@ def mirror(job: MirrorJob, report: Report = silent, stop: Event | None = None) -
     if not any(source != target for source in job.sources for target in job.targets):
         raise UsageError("a mirror needs two stores", hint="Add another [[store]] to the policy and run `init`.")
     began = job.clock.monotonic()
-    with _alone(job):
+    with only_one(job.state_directory / "mirror.lock", f"mirror of {job.repository.cluster}"):
         return _Run(job, report, stop or Event(), began).run()
-
-
-@contextmanager
-def _alone(job: MirrorJob) -> Iterator[None]:
-    path = job.state_directory / "mirror.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostLacks(f"{path} can not be opened: {(error.strerror or 'unknown reason').lower()}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"another mirror of {job.repository.cluster} runs on this host", hint="Wait until it has ended."
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass

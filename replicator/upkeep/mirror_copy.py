@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from replicator.errors import AlreadyExists, IntegrityError, ReplicatorError, StoreUnavailable, UploadLost
 from replicator.repository.earlier import read_sound
+from replicator.repository.examined import examine_object
 from replicator.repository.layout import (
     BeginName,
     HistoryName,
@@ -18,7 +19,6 @@ from replicator.repository.layout import (
     RecordName,
     parse_name,
 )
-from replicator.repository.objects import examine_object
 from replicator.seal.document import MOST_BYTES, open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.table import Table

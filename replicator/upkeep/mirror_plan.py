@@ -20,7 +20,9 @@ from replicator.repository.layout import (
     NoteName,
     PackName,
     PieceName,
+    RangeName,
     RecordName,
+    SummaryName,
     WalName,
     parse_name,
     piece_object,
@@ -63,6 +65,8 @@ class Inventory:
                 self.retired.add(name)
             case NoteName(kind=kind) if kind == RESTORING:
                 return  # about the store that holds it
+            case RangeName() | SummaryName():
+                return  # each store's prune writes its own
             case NoteName() | RecordName():
                 self.documents.add(name)
             case None:

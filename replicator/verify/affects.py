@@ -18,7 +18,9 @@ from replicator.repository.layout import (
     PackId,
     PackName,
     PieceName,
+    RangeName,
     RecordName,
+    SummaryName,
     WalName,
     parse_key_name,
     parse_recipient_name,
@@ -58,6 +60,8 @@ class Dependents:
                 return "what was verified until then"
             case NoteName():
                 return f"what the note says of {place.subject}"
+            case RangeName() | SummaryName():
+                return "nothing else: readers list what it would have told"
             case BeginName():
                 return "the guard against two snapshots at once"
 

@@ -28,18 +28,22 @@ _LONGEST_DATA_PATH = 85
 _LOCK = re.compile(r"drill-\d+-[0-9a-f]{6}\.lock\Z")
 _TICK_S = 0.05
 _QUIT_S = 5.0
-#: Waits until its standard input ends, which is when we are gone; then stops what runs in $1 and removes $2 and $3.
+#: Waits until its standard input ends, which is when we are gone; then stops what runs in $1 and removes $2 and $3. One
+#: look at all processes costs two forks, however many there are: a busy host must not make it slow.
 _WATCHER = """
 trap '' HUP INT TERM
 cat >/dev/null
-send() {
-  for p in /proc/[0-9]*; do [ "$(readlink "$p/cwd")" = "$data" ] && kill -s "$1" "${p#/proc/}" && found=1; done
+here() {
+  ls -l /proc/[0-9]*/cwd 2>/dev/null | while IFS= read -r line; do
+    [ "${line##*/cwd -> }" = "$data" ] && line=${line%%/cwd -> *} && echo "${line##*/}"
+  done
 }
-data=$1 rounds=0 found=1
-send QUIT
-while [ $found = 1 ] && [ $rounds -lt 600 ]; do
-  found=0 rounds=$((rounds + 1))
-  [ $rounds -gt 50 ] && send KILL || send 0
+data=$1 since=$(date +%s)
+while found=$(here); [ -n "$found" ]; do
+  age=$(($(date +%s) - since)) signal=QUIT
+  [ $age -lt 60 ] || break
+  [ $age -lt 5 ] || signal=KILL
+  kill -s $signal $found
   sleep 0.1
 done
 rm -rf -- "$2" "$3"

@@ -189,8 +189,10 @@ def _recovered(
     facts = ManifestReader(job.repository.store(plan.store), plan.snapshot, job.repository.keyring).facts
     steps = _Steps(phases)
     spaces = [int(space["oid"]) for space in facts.tablespaces if not space["in_place"]]
+    # One store alone: what another would have to mend is what the drill is to find.
+    alone, access = job.repository.only((plan.store,)), {plan.store: job.access()[plan.store]}
     wanted = RestoreJob(
-        repository=job.repository, access=job.access(), request=PlanRequest(job.cluster, plan.target), into=run.data,
+        repository=alone, access=access, request=PlanRequest(job.cluster, plan.target), into=run.data,
         binaries=job.binaries, tablespaces={oid: run.path / f"tablespace-{oid}" for oid in spaces}, start=True,
         owner=owner, options=safe_settings(run, facts.server_version, libraries), plan=plan, report=report, stop=stop,
         step=steps,

@@ -6,40 +6,45 @@ Owns what "well" means for each kind of object. Reads only; finds at most one da
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from replicator.core.snapshot import Snapshot
 from replicator.core.timeline import TimelineHistory
-from replicator.errors import CannotOpen, IntegrityError, ReplicatorError, UsageError
+from replicator.errors import IntegrityError, UsageError
 from replicator.repository.blockmap import MapChunk
+from replicator.repository.examined import examine_object
 from replicator.repository.layout import (
     ROOT,
     BeginName,
     HistoryName,
     ManifestName,
     NoteName,
-    PackId,
     PackName,
     PieceName,
+    RangeName,
+    RangesName,
     RecordName,
+    SummaryName,
     WalName,
-    pack_name,
     parse_key_name,
     parse_name,
     parse_recipient_name,
     parse_writer_name,
 )
 from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, summary_of
-from replicator.repository.objects import examine_object, read_table
+from replicator.repository.ranges import parse_range
 from replicator.repository.records import parse_record
 from replicator.repository.removals import parse_removal_name
 from replicator.repository.repository import Repository
+from replicator.repository.summaries import parse_summaries
 from replicator.seal.digest import fingerprint, short_id
 from replicator.seal.document import MOST_BYTES, canonical, open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import SEALING, SIGNING, from_base64url, parse_key
-from replicator.seal.table import Table
 from replicator.store.protocol import ReadableStore
+from replicator.verify.held import held
+from replicator.verify.shapes import Places, Shapes
 
 #: Told the sealed bytes of each large read; may raise to end the work.
 Tick = Callable[[int], None]
@@ -54,37 +59,59 @@ class Examined:
     segment_size: int = 0
 
 
-def examine(repository: Repository, store: str, name: str, tick: Tick) -> Examined:
-    """Look at one object. Raises IntegrityError, ObjectAbsent, StoreUnavailable, UntrustedRepository."""
-    source, keyring = repository.store(store), repository.keyring
+def examine(
+    repository: Repository,
+    store: str,
+    name: str,
+    tick: Tick,
+    *,
+    size: int | None = None,
+    pool: Executor | None = None,
+    shapes: Shapes | None = None,
+) -> Examined:
+    """Look at one object. `size`: what the store's listing says; a small one is read by one request. What was read is
+    opened by the threads of `pool`; `shapes` are kept from look to look.
+
+    Raises IntegrityError, ObjectAbsent, StoreUnavailable, UntrustedRepository.
+    """
+    source, keyring = held(repository.store(store), name, size), repository.keyring
+    shapes = shapes or Shapes()
     place = parse_name(name)
     match place:
         case WalName() | PieceName():
-            found = examine_object(source, name, keyring, tick, fingerprint=place.fingerprint)
+            found = examine_object(source, name, keyring, tick, place.fingerprint, pool)
             return Examined(found.table.size, found.opened, found.segment_size)
-        case PackName():
-            found = examine_object(source, name, keyring, tick)
+        case PackName(system_id, pack):
+            found = examine_object(source, name, keyring, tick, "", pool)
+            shapes.keep(system_id, pack, found.table)
             return Examined(found.table.size, found.opened)
         case ManifestName(snapshot):
-            found = examine_object(source, name, keyring, tick)
+            found = examine_object(source, name, keyring, tick, "", pool)
             summary_of(found.table, snapshot)
             if found.opened:
-                _read_manifest(source, snapshot, keyring)
+                _read_manifest(source, snapshot, keyring, shapes)
             return Examined(found.table.size, found.opened, found.segment_size)
-        case HistoryName() | BeginName() | NoteName() | RecordName():
-            size = _document(source, keyring, name, place)
+        case HistoryName() | BeginName() | NoteName() | RecordName() | RangeName() | SummaryName():
+            read = _document(source, keyring, name, place)
         case _:
-            size = _root_document(repository, store, name)
-    tick(size)
-    return Examined(size, opened=True)
+            read = _root_document(source, keyring, name)
+    tick(read)
+    return Examined(read, opened=True)
 
 
 def _document(
-    source: ReadableStore, keyring: Keyring, name: str, place: HistoryName | BeginName | NoteName | RecordName
+    source: ReadableStore,
+    keyring: Keyring,
+    name: str,
+    place: HistoryName | BeginName | NoteName | RecordName | RangesName,
 ) -> int:
     """A document that a writer signed."""
     data = _whole(source, name)
     match place:
+        case RangeName():
+            parse_range(keyring, place, data)
+        case SummaryName():
+            parse_summaries(keyring, place, data)
         case RecordName():
             parse_record(data, place, keyring)
         case NoteName():
@@ -102,9 +129,8 @@ def _document(
     return len(data)
 
 
-def _root_document(repository: Repository, store: str, name: str) -> int:
+def _root_document(source: ReadableStore, keyring: Keyring, name: str) -> int:
     """A document that the root signed."""
-    source, keyring = repository.store(store), repository.keyring
     data = _whole(source, name)
     if name == ROOT:
         open_document(keyring, "repository", name, data)
@@ -133,10 +159,10 @@ def _whole(source: ReadableStore, name: str) -> bytes:
     return data
 
 
-def _read_manifest(source: ReadableStore, snapshot: Snapshot, keyring: Keyring) -> None:
+def _read_manifest(source: ReadableStore, snapshot: Snapshot, keyring: Keyring, shapes: Shapes) -> None:
     """Every entry of an opened manifest makes sense, and every block has a place in a pack that the table names."""
     reader = ManifestReader(source, snapshot, keyring)
-    places = _Places(source, snapshot.system_id, keyring, frozenset(reader.summary.packs))
+    places = Places(shapes, source, snapshot.system_id, keyring, frozenset(reader.summary.packs))
     for entry in reader.entries():
         if isinstance(entry, FileEntry):
             for chunk in entry.chunks:
@@ -146,43 +172,7 @@ def _read_manifest(source: ReadableStore, snapshot: Snapshot, keyring: Keyring) 
                     _check_chunk(places, chunk, entry.block_size)
 
 
-def _check_chunk(places: _Places, data: bytes, block_size: int) -> None:
+def _check_chunk(places: Places, data: bytes, block_size: int) -> None:
     for run in MapChunk.parse(data).runs:
         if run.pack is not None:  # the last block of a file may be shorter
             places.check(run.pack, run.frame, run.offset, (run.blocks - 1) * block_size + 1)
-
-
-class _Places:
-    """The frames of the packs that one manifest names; the tables of the packs last used are kept."""
-
-    def __init__(self, source: ReadableStore, system_id: int, keyring: Keyring, named: frozenset[PackId]) -> None:
-        self._source = source
-        self._system_id = system_id
-        self._keyring = keyring
-        self._named = named
-        self._tables: dict[PackId, Table | None] = {}
-
-    def check(self, pack: PackId, frame: int, offset: int, length: int) -> None:
-        """Raise IntegrityError unless these bytes lie within one frame of a pack that the manifest names."""
-        if pack not in self._named:
-            raise IntegrityError(
-                f"a block lies in {pack_name(self._system_id, pack)}, which the manifest does not name"
-            )
-        if pack not in self._tables:
-            if len(self._tables) >= 256:
-                self._tables.clear()
-            self._tables[pack] = self._read(pack)
-        table = self._tables[pack]
-        if table is None:
-            return
-        if frame >= len(table.frames) or offset + length > table.frames[frame].plain_size:
-            raise IntegrityError(f"a block lies outside of frame {frame} of {table.name}")
-
-    def _read(self, pack: PackId) -> Table | None:
-        """None where the pack itself is missing or damaged: that is its own finding."""
-        try:
-            return read_table(self._source, pack_name(self._system_id, pack), self._keyring)
-        except ReplicatorError as error:
-            if error.retryable or isinstance(error, CannotOpen):
-                raise
-            return None

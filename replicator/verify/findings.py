@@ -23,6 +23,8 @@ from replicator.repository.layout import (
     PackId,
     PackName,
     PieceName,
+    RangeName,
+    SummaryName,
     WalName,
     pack_name,
     parse_name,
@@ -131,7 +133,7 @@ class Judge:
         wanted = {pack_name(system_id, pack) for system_id, pack in self._needs[self._store.name]}
         for other in self._others:
             wanted |= {name for name in other.inventory.known if name not in here and self._wanted(name, other)}
-        passing = (PieceName, BeginName)
+        passing = (PieceName, BeginName, RangeName, SummaryName)
         gone = {name for name in self._swept.absent if not isinstance(self._store.places.get(name), passing)}
         return {name for name in wanted if name not in here} | gone
 
@@ -142,7 +144,7 @@ class Judge:
         if name in other.bad or is_removed(name, self._removed) or self._let_go.holds(name, place, size):
             return False
         match place:
-            case BeginName():
+            case BeginName() | RangeName() | SummaryName():
                 return False
             case PackName(system_id, pack):
                 if not self._needs[other.name].get((system_id, pack)):

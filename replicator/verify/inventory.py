@@ -22,7 +22,9 @@ from replicator.repository.layout import (
     NoteName,
     PackName,
     PieceName,
+    RangeName,
     RecordName,
+    SummaryName,
     WalName,
     parse_key_name,
     parse_name,
@@ -32,10 +34,12 @@ from replicator.repository.layout import (
 from replicator.repository.removals import key_subject, parse_removal_name, recipient_subject, writer_subject
 from replicator.store.protocol import ObjectInfo, ReadableStore
 
-Group = Literal["root", "history", "wal", "pieces", "packs", "begins", "snapshots", "notes", "records", "unknown"]
+Group = Literal[
+    "root", "history", "wal", "pieces", "packs", "begins", "snapshots", "notes", "records", "ranges", "unknown"
+]
 #: In which order objects are put when a store is repaired: what others stand on comes first.
 ORDER: tuple[Group, ...] = (
-    "root", "history", "wal", "pieces", "packs", "snapshots", "begins", "notes", "records", "unknown",
+    "root", "history", "wal", "pieces", "packs", "snapshots", "begins", "notes", "records", "ranges", "unknown",
 )  # fmt: skip
 _GROUPS: dict[type, Group] = {
     HistoryName: "history",
@@ -46,6 +50,8 @@ _GROUPS: dict[type, Group] = {
     ManifestName: "snapshots",
     NoteName: "notes",
     RecordName: "records",
+    RangeName: "ranges",
+    SummaryName: "ranges",
 }
 
 

@@ -5,11 +5,8 @@ Overlap on one host is refused; overlap between hosts is harmless.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import socket
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 from replicator import __version__
@@ -17,10 +14,10 @@ from replicator.core.codes import code_of
 from replicator.core.finding import Finding
 from replicator.core.moment import rfc3339
 from replicator.core.progress import Report
-from replicator.errors import Conflict, HostLacks, Interrupted, KeysError, ReplicatorError
+from replicator.errors import Interrupted, KeysError, ReplicatorError
 from replicator.repository.records import KINDS, MOST_FINDINGS, sign_record
 from replicator.seal.document import MOST_BYTES
-from replicator.tolerance import Deadline
+from replicator.tolerance import Deadline, only_one
 from replicator.verify.history import current_system, keep_record, last_record, not_kept
 from replicator.verify.levels import LEVELS, chosen_levels
 from replicator.verify.model import NOT_RUN, Level, LevelResult, VerifyJob, VerifyResult
@@ -48,7 +45,7 @@ def verify(
     results: dict[str, LevelResult] = {}
     failures: dict[str, ReplicatorError] = {}
     records: list[str] = []
-    with _alone(job):
+    with only_one(job.state_directory / "verify.lock", f"verification of {job.cluster}"):
         for level in chosen_levels(asked, levels):
             began = job.clock.now()
             try:
@@ -120,23 +117,3 @@ def _remarked(result: LevelResult, remarks: tuple[Finding, ...]) -> LevelResult:
         result.level, result.ok, result.checked, result.elapsed_s, (*result.findings, *remarks), result.proven,
         result.facts,
     )  # fmt: skip
-
-
-@contextmanager
-def _alone(job: VerifyJob) -> Iterator[None]:
-    """Be the only verification of this cluster on this host. Raises Conflict, HostLacks."""
-    path = job.state_directory / "verify.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostLacks(f"{path} can not be opened: {(error.strerror or 'unknown reason').lower()}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"another verification of {job.cluster} runs on this host", hint="Wait until it has ended."
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)

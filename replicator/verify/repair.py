@@ -61,6 +61,9 @@ class Repair:
         return self._result
 
     def _repair(self, name: str, wrong: Set[str]) -> None:
+        if group_of(name) == "ranges":
+            self._drop(name)
+            return
         lacking = [pack for pack in self._packs_of(name) if pack in wrong and pack not in self._result.done]
         if lacking:
             self._not(name, f"{name} was not put back: its pack {lacking[0]} is not there", "")
@@ -80,6 +83,20 @@ class Repair:
             self._not(name, f"{name} could not be repaired: no other store has it well", _LOST)
         else:
             self._not(name, f"{name} could not be repaired: {error.message}", error.hint or _DENIED)
+
+    def _drop(self, name: str) -> None:
+        """What only repeats others goes: the next prune writes it again. A larger one may have done so already."""
+        swept = self._facts[self._store].swept
+        if swept is None or name not in swept.damaged:
+            return
+        try:
+            self._repository.store(self._store).delete(name)
+        except StoreUnavailable as failure:
+            self._not(name, f"{name} could not be removed: {failure.message}", failure.hint or _DENIED)
+            return
+        self._result.done.add(name)
+        text = f"{name} of store {self._store} was removed: nothing needs it, and the next prune writes it again"
+        self._result.findings.append(Finding(REPAIRED, text, object=name, store=self._store))
 
     def _packs_of(self, name: str) -> tuple[str, ...]:
         """The packs that a manifest stands on, from any store that has the manifest."""

@@ -1,5 +1,5 @@
-"""A verification as one self-contained HTML page: findings first, then the windows drawn with snapshots and gaps, then
-levels and proofs. No script, nothing loaded from elsewhere.
+"""A verification as one self-contained HTML page: findings first, then the windows drawn with snapshots, gaps and
+proofs, then levels and proofs. No script, nothing loaded from elsewhere.
 
 Owns the page. Everything that came from a store is escaped.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from replicator.core.finding import Finding
-from replicator.core.lsn import Lsn
 from replicator.core.moment import rfc3339
 from replicator.errors import HostLacks
+from replicator.verify.drawing import drawing
 from replicator.verify.model import LevelResult, VerifyResult
+from replicator.verify.proofs import Mark
 
-_WIDTH, _ROW = 900, 22
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1b1f24;background:#fff}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;width:100%}
@@ -33,12 +33,17 @@ svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#57606a}
 
 
 def write_report(
-    path: Path, cluster: str, result: VerifyResult, proofs: Mapping[str, datetime | None], now: datetime
+    path: Path,
+    cluster: str,
+    result: VerifyResult,
+    proofs: Mapping[str, datetime | None],
+    now: datetime,
+    marks: Sequence[Mark] = (),
 ) -> None:
-    """Write the page; the file is replaced whole. Raises HostLacks."""
+    """Write the page; the file is replaced whole. `marks` are the proofs to draw. Raises HostLacks."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        temporary.write_text(page(cluster, result, proofs, now), encoding="utf-8")
+        temporary.write_text(page(cluster, result, proofs, now, marks), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -46,7 +51,13 @@ def write_report(
         raise HostLacks(f"{path} can not be written: {reason}", hint="Check the path given to --report.") from error
 
 
-def page(cluster: str, result: VerifyResult, proofs: Mapping[str, datetime | None], now: datetime) -> str:
+def page(
+    cluster: str,
+    result: VerifyResult,
+    proofs: Mapping[str, datetime | None],
+    now: datetime,
+    marks: Sequence[Mark] = (),
+) -> str:
     """The page's text. Pure."""
     state = '<span class="well">all is well</span>' if result.ok else '<span class="wrong">not well</span>'
     parts = [
@@ -55,7 +66,7 @@ def page(cluster: str, result: VerifyResult, proofs: Mapping[str, datetime | Non
         f"<title>Verification of {escape(cluster)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>Verification of {escape(cluster)}: {state}</h1><p>{rfc3339(now)}</p>",
         *_findings(result),
-        *_windows(result.levels.get("coverage")),
+        *_windows(result.levels.get("coverage"), marks),
         *_levels(result),
         *_proofs(proofs, now),
         *(f"<p>Record <code>{escape(record)}</code></p>" for record in result.record_ids),
@@ -85,8 +96,8 @@ def _finding(level: str, finding: Finding) -> str:
     return f"<tr><td>{said}</td><td>{affects}</td></tr>"
 
 
-def _windows(level: LevelResult | None) -> Iterator[str]:
-    """One drawing per store: a line for each window along the LSNs, gaps in red, a mark for each window's snapshot."""
+def _windows(level: LevelResult | None, marks: Sequence[Mark]) -> Iterator[str]:
+    """For each store a drawing, and the same as a table."""
     stores: Mapping[str, Any] = level.facts.get("stores", {}) if level is not None else {}
     for name, facts in stores.items():
         yield f"<h2>Recoverable windows of store {escape(name)}</h2>"
@@ -94,7 +105,7 @@ def _windows(level: LevelResult | None) -> Iterator[str]:
         if not windows:
             yield "<p class='wrong'>There is none.</p>"
             continue
-        yield _drawing(windows, gaps)
+        yield drawing(windows, gaps, [mark for mark in marks if mark.store == name])
         yield "<table><tr><th>timeline</th><th>from</th><th>to</th><th>snapshot</th></tr>"
         for window in windows:
             until = "" if window.get("exact") else "at most "
@@ -110,34 +121,6 @@ def _windows(level: LevelResult | None) -> Iterator[str]:
             places = f"<td>{gap['timeline']}</td><td>{gap['start_lsn']}</td><td>{gap['stop_lsn']}</td>"
             yield f"<tr>{places}<td>{state} gap</td></tr>"
         yield "</table>"
-
-
-def _drawing(windows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> str:
-    places = [int(Lsn.parse(found[key])) for found in windows for key in ("from_lsn", "to_lsn")]
-    places += [int(Lsn.parse(gap[key])) for gap in gaps for key in ("start_lsn", "stop_lsn")]
-    low, span = min(places), max(1, max(places) - min(places))
-
-    def at(lsn: str) -> float:
-        return 90 + (int(Lsn.parse(lsn)) - low) * (_WIDTH - 110) / span
-
-    shapes: list[str] = []
-    for row, window in enumerate(windows):
-        y, start, end = row * _ROW + 12, at(window["from_lsn"]), at(window["to_lsn"])
-        shapes.append(f"<text x='0' y='{y + 4}'>timeline {window['timeline']}</text>")
-        shapes.append(
-            f"<rect x='{start:.1f}' y='{y - 5}' width='{max(2.0, end - start):.1f}' height='10' fill='#2da44e'/>"
-        )
-        shapes.append(
-            f"<circle cx='{start:.1f}' cy='{y}' r='6' fill='#0969da'><title>{window['snapshot']}</title></circle>"
-        )
-        shapes += [
-            f"<rect x='{at(gap['start_lsn']):.1f}' y='{y - 5}' "
-            f"width='{max(2.0, at(gap['stop_lsn']) - at(gap['start_lsn'])):.1f}' height='10' fill='#cf222e'/>"
-            for gap in gaps
-            if gap["timeline"] == window["timeline"]
-        ]
-    height = len(windows) * _ROW + 8
-    return f"<svg viewBox='0 0 {_WIDTH} {height}' role='img'>{''.join(shapes)}</svg>"
 
 
 def _levels(result: VerifyResult) -> Iterator[str]:

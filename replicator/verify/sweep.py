@@ -24,9 +24,13 @@ from replicator.tolerance import Clock, Deadline
 from replicator.verify.examine import Examined, examine
 from replicator.verify.inventory import Inventory, group_of, modified_us
 from replicator.verify.ledger import Ledger
+from replicator.verify.shapes import Shapes
 
-#: Threads for one store: one for each processor, and two to hide the way to an S3 server.
-WORKERS = max(2, os.cpu_count() or 1)
+#: Threads for one store that read objects, which hides the way to an S3 server, and those that open what was read.
+LOOKS = 4
+OPENERS = max(2, min(8, os.cpu_count() or 1))
+#: More than what a thread lets go of with a part.
+_KEPT = 24 << 20
 #: A store that fails so often in a row is left alone.
 _MOST_FAILURES = 3
 
@@ -56,14 +60,14 @@ class Sweep:
 
     def __init__(
         self, repository: Repository, inventory: Inventory, ledger: Ledger, clock: Clock, deadline: Deadline,
-        tick: Callable[[int], None], *, workers: int = WORKERS,
+        tick: Callable[[int], None],
     ) -> None:  # fmt: skip
         self._repository = repository
         self._inventory = inventory
         self._clock = clock
         self._deadline = deadline
         self._tick = tick
-        self._workers = workers
+        self._shapes = Shapes()
         self._lock = Lock()
         self._failures = 0
         self.swept = Swept(inventory.store)
@@ -81,7 +85,11 @@ class Sweep:
         swept = self.swept
         swept.moments = dict(self._before)
         names: Iterator[str] = iter(self.order)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix=f"verify {swept.store}") as pool:
+        _keep_freed_memory()
+        with (
+            ThreadPoolExecutor(OPENERS, thread_name_prefix=f"open {swept.store}") as self._openers,
+            ThreadPoolExecutor(LOOKS, thread_name_prefix=f"verify {swept.store}") as pool,
+        ):
             running: set[Future[bool]] = set()
             try:
                 while self._feed(pool, names, running):
@@ -97,7 +105,7 @@ class Sweep:
 
     def _feed(self, pool: ThreadPoolExecutor, names: Iterator[str], running: set[Future[bool]]) -> bool:
         """Keep every thread busy; whether there is anything to wait for."""
-        while len(running) < 2 * self._workers and not self._deadline.over and self.swept.given_up is None:
+        while len(running) < 2 * LOOKS and not self._deadline.over and self.swept.given_up is None:
             name = next(names, None)
             if name is None:
                 break
@@ -109,7 +117,10 @@ class Sweep:
             return False
         began = to_microseconds(self._clock.now())
         try:
-            found = examine(self._repository, self.swept.store, name, self._ticked)
+            found = examine(
+                self._repository, self.swept.store, name, self._ticked,
+                size=self._inventory.objects[name].size, pool=self._openers, shapes=self._shapes,
+            )  # fmt: skip
         except DeadlineExceeded:
             return False
         except (IntegrityError, KeysError, ObjectAbsent, StoreUnavailable) as error:
@@ -149,3 +160,10 @@ class Sweep:
                     self.swept.given_up = error
             else:
                 self.swept.damaged[name] = error
+
+
+def _keep_freed_memory() -> None:
+    """The C library gives a large block back to the system when it is freed, and the system clears it anew for the next
+    part. Once a larger block was freed glibc keeps blocks up to that size; elsewhere this does nothing.
+    """
+    bytes(_KEPT)  # from calloc: never touched

@@ -57,7 +57,7 @@ class Attempt:
 
     def failed(self) -> BaseException | None:
         """What it ended with; it does end."""
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         return self.error
 

@@ -13,6 +13,7 @@ from threading import Event
 import pytest
 
 from replicator.core.finding import Finding
+from replicator.core.lsn import Lsn
 from replicator.core.moment import rfc3339
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import BinariesMissing, Conflict, IntegrityError, Interrupted, NotFound, StoreUnavailable
@@ -23,7 +24,7 @@ from replicator.verify.coverage import CoverageLevel
 from replicator.verify.history import keep_record
 from replicator.verify.job import verify
 from replicator.verify.model import LevelResult, VerifyJob, result_of
-from replicator.verify.proofs import read_proofs
+from replicator.verify.proofs import Mark, read_marks, read_proofs
 from replicator.verify.record import find_kept, list_kept
 from replicator.verify.report import page, write_report
 from replicator.verify.textfile import write_textfile
@@ -256,6 +257,28 @@ def test_the_report_shows_findings_first(holding: Holding, tmp_path: Path) -> No
     assert "src=" not in text
     assert "href=" not in text
     assert holding.names["new7"] in text
+
+
+def test_the_report_draws_proofs_in_the_windows(holding: Holding, tmp_path: Path) -> None:
+    """A proof by a restore stands where the restore came to, one that reads all where its moment lies; others don't."""
+    result = holding.verify(tmp_path)
+    now = datetime.now(UTC)
+    marks = read_marks(holding.repository, now)
+    assert {(mark.kind, mark.store, mark.lsn) for mark in marks} == {
+        (kind, store, None) for kind in ("objects", "coverage") for store in ("local", "offsite")
+    }
+    window = result.levels["coverage"].facts["stores"]["local"]["windows"][-1]
+    reached = Lsn.parse(window["to_lsn"])
+    drilled = (
+        Mark("drill", "local", now, reached, window["timeline"]),
+        Mark("compare", "local", now, Lsn(2**60), window["timeline"]),  # outside of every window
+        Mark("drill", "gone", now, reached, window["timeline"]),
+    )
+    drawn = page("frk", result, {}, now, (*marks, *drilled))
+    assert drawn.count(f"<title>drill at {reached}, proven") == 1
+    assert "<title>compare" not in drawn
+    assert drawn.count("<title>objects, proven") == drawn.count("<title>coverage, proven") == 2
+    assert "<polygon" not in page("frk", result, {}, now)
 
 
 def test_json_is_as_documented(holding: Holding, tmp_path: Path) -> None:
