@@ -19,8 +19,8 @@ from replicator.errors import UsageError
 
 if TYPE_CHECKING:
     from replicator.core.target import RecoveryTarget
+    from replicator.restore.job import RestoreJob, RestoreResult
     from replicator.restore.plan import RecoveryPlan
-    from replicator.restore.run import RestoreJob, RestoreResult
 
 _TARGETS = ("to_time", "to_lsn", "to_xid", "to_name", "latest", "immediate")
 _ACTIONS = ("promote", "pause", "shutdown")
@@ -40,6 +40,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--timeline", default="latest", show_default=True, metavar="N|latest", help="The timeline to follow.")
 @click.option("--snapshot", metavar="LABEL", help="Start from this snapshot.")
 @click.option("--store", metavar="S", help="Only from this store; with --sheet also a URL.")
+@click.option("--delta", is_flag=True, help="DIR may hold the same cluster: fetch only what differs.")
 @click.option("--tablespace", "tablespaces", multiple=True, metavar="OID=DIR", help="Where a tablespace goes.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Threads that fetch.")
 @click.option("--action", type=click.Choice(_ACTIONS), default="promote", show_default=True, help="At the target.")
@@ -145,6 +146,7 @@ def _job(
         binaries=source.binaries,
         tablespaces=parse_tablespaces(options["tablespaces"]),
         workers=options["workers"],
+        delta=options["delta"],
         start=options["start"],
         port=options["port"],
         owner=options["owner"],

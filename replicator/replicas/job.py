@@ -21,7 +21,7 @@ from replicator.postgres.standby import slot_of_replica
 from replicator.replicas.place import ReplicaPlace
 from replicator.repository.repository import Repository
 from replicator.restore.access import StoreAccess
-from replicator.restore.run import PYTHON
+from replicator.restore.job import PYTHON
 from replicator.tolerance import Clock
 
 

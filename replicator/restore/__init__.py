@@ -3,7 +3,8 @@
 Owns the way back from a repository to a data directory. Reads stores only; it puts and deletes nothing there.
 """
 
+from replicator.restore.job import RestoreJob, RestoreResult
 from replicator.restore.plan import PlanRequest, RecoveryPlan, plan
-from replicator.restore.run import RestoreJob, RestoreResult, make_plan, restore
+from replicator.restore.run import make_plan, restore
 
 __all__ = ["PlanRequest", "RecoveryPlan", "RestoreJob", "RestoreResult", "make_plan", "plan", "restore"]

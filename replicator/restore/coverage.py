@@ -47,7 +47,7 @@ class CoverageReport:
 
 def coverage(repository: Repository, probe: WalProbe | None = None) -> CoverageReport:
     """Every store's coverage. Raises StoreUnavailable when none answers, IntegrityError."""
-    gathered = gather(repository)
+    gathered = gather(repository, quick=True)
     times = StoreTimes(repository)
     found: dict[str, StoreCoverage] = {}
     for name in repository.stores:

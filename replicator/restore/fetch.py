@@ -1,18 +1,16 @@
 """From a manifest to files: frames fetched by range in pack order, in parallel, in bounded memory.
 
 Owns the order of reading and writing. Every frame is verified by the object it comes from before a byte is written;
-zeros stay holes.
+zeros stay holes. A frame that one store can't give comes from another.
 """
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, local
 
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import IntegrityError, Interrupted
@@ -20,51 +18,60 @@ from replicator.repository.blockmap import MapChunk
 from replicator.repository.layout import PackId, pack_name
 from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry, ManifestReader, MapRef
 from replicator.repository.objects import StoredObject, open_object
-from replicator.restore.tree import CONTROL, Tree, host_errors
+from replicator.restore.compare import Comparison, Found, Key
+from replicator.restore.durable import Flusher
+from replicator.restore.files import FileFacts, Write, make_file, write_frame
+from replicator.restore.sources import Sources, entries
+from replicator.restore.tree import CONTROL, Tree
 from replicator.seal.keyring import Keyring
+from replicator.seal.sealer import FrameRoom
 from replicator.store.protocol import ReadableStore
 
-#: Writes sorted together; bounds memory to some megabytes whatever the size of the data.
-_BATCH = 32_768
-#: Consecutive frames of one job: about one range request.
-_JOB_FRAMES = 4
+#: Writes sorted together: the first batch is small, so that the workers begin soon, the others larger, so that few
+#: frames are opened twice. With the jobs under way this bounds memory to some megabytes whatever the size of the data.
+_FIRST_BATCH, _BATCH = 1024, 16_384
+#: Frames of one job: about one range request.
+_JOB_FRAMES = 8
+#: Files that hold nothing, made by one job.
+_JOB_FILES = 256
 _PACKS_OPEN = 64
 _FRAMES_KEPT = 8
 
 
-@dataclass(slots=True)
-class _Write:
-    """`length` bytes from `frame_offset` of a frame go to `offset` of a file."""
-
-    path: Path
-    offset: int
-    frame_offset: int
-    length: int
-
-
 @dataclass(frozen=True, slots=True)
 class FetchTotals:
-    """What was written."""
+    """What was written. `fetched`: the bytes that came from stores; the others are zeros, or were there already."""
 
     files: int
     bytes: int
+    fetched: int = 0
 
 
 @dataclass
 class Fetch:
-    """Writes one snapshot from one store into `tree`. Memory: workers × about 20 MB and one batch of writes."""
+    """Writes one snapshot from a store, or from several of which one stands in for another, into `tree`. Memory:
+    workers × about 15 MB and two batches of writes. `comparison`: of what is in the tree already, only what differs is
+    fetched.
+    """
 
-    store: ReadableStore
+    store: ReadableStore | Sources
     keyring: Keyring
     tree: Tree
     workers: int = 4
     report: Report = silent
     stop: Event = field(default_factory=Event)
+    comparison: Comparison | None = None
 
     def __post_init__(self) -> None:
-        self._packs = _Packs(self.store, self.keyring)
-        self._frames: OrderedDict[tuple[PackId, int], bytes] = OrderedDict()
-        self._done = 0
+        self.sources = self.store if isinstance(self.store, Sources) else Sources((self.store,))
+        self._packs = _Packs(self.keyring)
+        self._frames: OrderedDict[Key, bytes] = OrderedDict()
+        self._rooms = local()
+        self._running: set[Future[Found]] = set()
+        self._batch: dict[Key, list[Write]] = {}
+        self._held, self._enough = 0, _FIRST_BATCH
+        self._bare: list[tuple[str, FileFacts]] = []
+        self._done = self._fetched = self._total = 0
 
     def run(self, manifest: ManifestReader) -> FetchTotals:
         """Write every entry; pg_control stays under a temporary name until `Tree.publish_control`.
@@ -72,48 +79,86 @@ class Fetch:
         Raises IntegrityError, StoreUnavailable naming the store, HostLacks, Interrupted.
         """
         self._packs.system_id = manifest.snapshot.system_id
+        self._total = manifest.summary.bytes
         files, paths = 0, set[str]()
-        total = manifest.summary.bytes
-        batch: dict[tuple[PackId, int], list[_Write]] = {}
-        held = 0
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="restore") as pool:
-            for entry in manifest.entries():
-                if isinstance(entry, DirectoryEntry):
-                    self.tree.add_directory(entry)
-                elif isinstance(entry, LinkEntry):
-                    self.tree.add_link(entry)
-                else:
-                    files += 1
-                    paths |= {entry.path} & {CONTROL, "backup_label"}
-                    for key, write in self._writes(entry):
-                        batch.setdefault(key, []).append(write)
-                        held += 1
-                if held >= _BATCH:
-                    self._flush(pool, batch, total)
-                    batch, held = {}, 0
-                self._check_stop()
-            self._flush(pool, batch, total)
+        with (
+            Flusher(self.tree.handles.get(self.tree.root)) as self._flusher,
+            ThreadPoolExecutor(self.workers, thread_name_prefix="restore") as self._pool,
+        ):
+            try:
+                for entry in entries(self.sources, manifest, self.keyring):
+                    if isinstance(entry, DirectoryEntry):
+                        self.tree.add_directory(entry)
+                    elif isinstance(entry, LinkEntry):
+                        self.tree.add_link(entry)
+                    else:
+                        files += 1
+                        paths |= {entry.path} & {CONTROL, "backup_label"}
+                        self._file(entry)
+                    self._check_stop()
+                self._finish()
+            finally:
+                for future in self._running:
+                    future.cancel()
         for needed in (CONTROL, "backup_label"):
             if needed not in paths:
                 raise IntegrityError(f"snapshot {manifest.snapshot.label} holds no {needed}")
         self.tree.finish_links()
-        return FetchTotals(files, self._done)
+        return FetchTotals(files, self._done, self._fetched)
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
-            raise Interrupted("the restore was interrupted", hint="Empty the directory before restoring into it again.")
+            raise Interrupted(
+                "the restore was interrupted",
+                hint="Run it again with --delta: what was written already is not fetched again.",
+            )
 
-    def _writes(self, entry: FileEntry) -> Iterator[tuple[tuple[PackId, int], _Write]]:
-        path = self.tree.add_file(entry)
-        offset = 0
+    def _file(self, entry: FileEntry) -> None:
+        path = self.tree.place_file(entry)
+        facts = FileFacts.of(entry, again=entry.path == CONTROL)
+        if self.comparison is not None:
+            for looks in self.comparison.add(path, facts, self._pieces(entry), entry.block_size):
+                self._submit(self.comparison.look, looks)
+        elif len(entry.chunks) <= 1:
+            self._small(path, facts, list(self._writes(entry, path)))
+        else:
+            make_file(path, facts, self.tree.ids)
+            for key, write in self._writes(entry, path):
+                self._add(key, write)
+        if self._held >= self._enough:
+            self._flush()
+
+    def _small(self, path: str, facts: FileFacts, writes: list[tuple[Key, Write]]) -> None:
+        """A file that one frame holds is made by who writes it; one that holds nothing together with others."""
+        if not writes:
+            self._bare.append((path, facts))
+            if len(self._bare) >= _JOB_FILES:
+                self._flush_bare()
+            return
+        if all(key == writes[0][0] for key, _ in writes):
+            writes[0][1].new = facts
+        else:
+            make_file(path, facts, self.tree.ids)
+        for key, write in writes:
+            self._add(key, write)
+
+    def _add(self, key: Key, write: Write) -> None:
+        self._batch.setdefault(key, []).append(write)
+        self._held += 1
+
+    def _pieces(self, entry: FileEntry) -> Iterator[MapChunk]:
         for chunk in entry.chunks:
-            found = MapChunk.parse(self._chunk(chunk) if isinstance(chunk, MapRef) else chunk)
-            for run in found.runs:
+            yield MapChunk.parse(self._chunk(chunk) if isinstance(chunk, MapRef) else chunk)
+
+    def _writes(self, entry: FileEntry, path: str) -> Iterator[tuple[Key, Write]]:
+        offset = 0
+        for chunk in self._pieces(entry):
+            for run in chunk.runs:
                 length = min(run.blocks * entry.block_size, entry.size - offset)
                 if length <= (run.blocks - 1) * entry.block_size:
                     raise IntegrityError(f"the map of {entry.path} describes more than its size")
                 if run.pack is not None:
-                    yield (run.pack, run.frame), _Write(path, offset, run.offset, length)
+                    yield (run.pack, run.frame), Write(path, offset, run.offset, length)
                 else:
                     self._done += length
                 offset += length
@@ -123,7 +168,7 @@ class Fetch:
     def _chunk(self, ref: MapRef) -> bytes:
         key = (ref.pack, ref.frame)
         if key not in self._frames:
-            self._frames[key] = self._packs.open(ref.pack).frame(ref.frame)
+            self._frames[key] = self.sources.read(lambda store: self._packs.open(store, ref.pack).frame(ref.frame))
             if len(self._frames) > _FRAMES_KEPT:
                 self._frames.popitem(last=False)
         self._frames.move_to_end(key)
@@ -132,44 +177,79 @@ class Fetch:
             raise IntegrityError("a map chunk lies outside its frame")
         return data
 
-    def _flush(self, pool: ThreadPoolExecutor, batch: dict[tuple[PackId, int], list[_Write]], total: int) -> None:
-        """Fetch and write a batch in pack order, with a bounded number of jobs under way."""
-        running: set[Future[int]] = set()
-        try:
-            for pack, frames in _jobs(batch):
-                running.add(pool.submit(self._job, pack, frames, batch))
-                if len(running) >= 2 * self.workers:
-                    running = self._collect(running, total)
-            while running:
-                running = self._collect(running, total)
-        finally:
-            for future in running:
-                future.cancel()
+    def _submit(self, job: Callable[..., Found], *arguments: object) -> None:
+        """Have a worker do it; wait while there is enough to do."""
+        while len(self._running) >= 2 * self.workers:
+            self._collect()
+        self._running.add(self._pool.submit(job, *arguments))
 
-    def _collect(self, running: set[Future[int]], total: int) -> set[Future[int]]:
-        done, rest = wait(running, return_when=FIRST_COMPLETED)
+    def _flush(self) -> None:
+        """Hand the batch to the workers in pack order."""
+        batch, self._batch, self._held = self._batch, {}, 0
+        self._enough = min(_BATCH, 2 * self._enough)
+        for pack, frames in _jobs(batch):
+            self._submit(self._job, pack, [(frame, batch.pop((pack, frame))) for frame in frames])
+
+    def _flush_bare(self) -> None:
+        bare, self._bare = self._bare, []
+        self._submit(self._make, bare)
+
+    def _finish(self) -> None:
+        """Everything that is left, until nothing is."""
+        if self._bare:
+            self._flush_bare()
+        if self.comparison is not None:
+            for looks in self.comparison.rest():
+                self._submit(self.comparison.look, looks)
+        while self._running or self._batch:
+            while self._running:
+                self._collect()
+            self._flush()
+
+    def _collect(self) -> None:
+        """Wait for a job or more; what a comparison found to differ joins the batch."""
+        done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
-            self._done += future.result()
-        self.report(Progress("restore", "files", self._done, total))
+            found = future.result()
+            self._done += found.done
+            self._fetched += found.fetched
+            for key, write in found.writes:
+                self._add(key, write)
+        self._flusher.written(self._fetched)
+        self.report(Progress("restore", "files", self._done, self._total))
         self._check_stop()
-        return rest
 
-    def _job(self, pack: PackId, frames: list[int], batch: dict[tuple[PackId, int], list[_Write]]) -> int:
+    def _make(self, bare: list[tuple[str, FileFacts]]) -> Found:
+        for path, facts in bare:
+            make_file(path, facts, self.tree.ids)
+        return Found()
+
+    def _job(self, pack: PackId, work: list[tuple[int, list[Write]]]) -> Found:
+        written = self.sources.read(lambda store: self._written(store, pack, work))
+        return Found(written, written)
+
+    def _written(self, store: ReadableStore, pack: PackId, work: list[tuple[int, list[Write]]]) -> int:
+        found = self._packs.open(store, pack)
         written = 0
-        found = self._packs.open(pack)
-        if frames[-1] >= len(found.table.frames):
-            raise IntegrityError(f"{found.table.name}: a map names a frame that it has not", object=found.table.name)
-        for number, plain in zip(frames, found.frames(frames[0], len(frames)), strict=True):
-            written += _write(plain, batch[pack, number], found.table.name)
+        plains = found.frames_at([number for number, _ in work], self._room())
+        for (_, writes), plain in zip(work, plains, strict=True):
+            written += write_frame(plain, writes, found.table.name, self.tree.ids)
         return written
 
+    def _room(self) -> FrameRoom:
+        """This thread's."""
+        if not hasattr(self._rooms, "room"):
+            self._rooms.room = FrameRoom()
+        room: FrameRoom = self._rooms.room
+        return room
 
-def _jobs(batch: dict[tuple[PackId, int], list[_Write]]) -> Iterator[tuple[PackId, list[int]]]:
-    """Runs of consecutive frames, in pack order."""
+
+def _jobs(batch: dict[Key, list[Write]]) -> Iterator[tuple[PackId, list[int]]]:
+    """Frames that lie near each other, in pack order."""
     run: list[int] = []
     current: PackId | None = None
     for pack, frame in sorted(batch):
-        if run and (pack != current or frame != run[-1] + 1 or len(run) >= _JOB_FRAMES):
+        if run and (pack != current or frame >= run[0] + _JOB_FRAMES):
             assert current is not None
             yield current, run
             run = []
@@ -179,55 +259,28 @@ def _jobs(batch: dict[tuple[PackId, int], list[_Write]]) -> Iterator[tuple[PackI
         yield current, run
 
 
-def _write(plain: bytes, writes: list[_Write], name: str) -> int:
-    view = memoryview(plain)
-    written = 0
-    for path, group in _by_path(writes):
-        with host_errors(path):
-            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                for write in group:
-                    data = view[write.frame_offset : write.frame_offset + write.length]
-                    if len(data) != write.length:
-                        raise IntegrityError(f"{name}: a map reaches beyond a frame", object=name)
-                    offset = write.offset
-                    while data:
-                        count = os.pwrite(handle, data, offset)
-                        data, offset, written = data[count:], offset + count, written + count
-            finally:
-                os.close(handle)
-    return written
-
-
-def _by_path(writes: list[_Write]) -> Iterator[tuple[Path, list[_Write]]]:
-    groups: dict[Path, list[_Write]] = {}
-    for write in writes:
-        groups.setdefault(write.path, []).append(write)
-    yield from groups.items()
-
-
 class _Packs:
     """Opened packs, a bounded number; several threads may ask for the same one."""
 
-    def __init__(self, store: ReadableStore, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring) -> None:
         self.system_id = 0
-        self._store = store
         self._keyring = keyring
         self._lock = Lock()
-        self._kept: OrderedDict[PackId, Future[StoredObject]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, PackId], Future[StoredObject]] = OrderedDict()
 
-    def open(self, pack: PackId) -> StoredObject:
+    def open(self, store: ReadableStore, pack: PackId) -> StoredObject:
         """A pack whose head and table are verified. Raises ObjectAbsent, IntegrityError, StoreUnavailable."""
+        key = store.name, pack
         with self._lock:
-            future = self._kept.get(pack)
+            future = self._kept.get(key)
             ours = future is None
             if future is None:
-                future = self._kept[pack] = Future()
+                future = self._kept[key] = Future()
                 if len(self._kept) > _PACKS_OPEN:
                     self._kept.popitem(last=False)
         if ours:
             try:
-                future.set_result(open_object(self._store, pack_name(self.system_id, pack), self._keyring))
+                future.set_result(open_object(store, pack_name(self.system_id, pack), self._keyring))
             except BaseException as error:  # noqa: BLE001 it belongs to everyone who waits for this pack
                 future.set_exception(error)
         return future.result()

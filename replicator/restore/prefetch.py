@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,6 +19,7 @@ from replicator.errors import Interrupted, ReplicatorError
 from replicator.repository.catalog import read_history_file
 from replicator.restore.recoverydir import RecoveryDirectory
 from replicator.restore.route import WalFile
+from replicator.restore.sources import Sources
 from replicator.restore.tree import host_errors, owner_ids
 from replicator.restore.walfile import write_wal_file
 from replicator.seal.keyring import Keyring
@@ -38,7 +40,7 @@ class Prefetcher:
     def __init__(
         self,
         directory: RecoveryDirectory,
-        store: ReadableStore,
+        store: ReadableStore | Sources,
         keyring: Keyring,
         files: Sequence[WalFile],
         needed: int,
@@ -50,7 +52,7 @@ class Prefetcher:
         stop: Event | None = None,
     ) -> None:
         self._directory = directory
-        self._store = store
+        self._sources = store if isinstance(store, Sources) else Sources((store,))
         self._keyring = keyring
         self._files = files
         self._needed = needed
@@ -71,11 +73,14 @@ class Prefetcher:
     def histories(self, system_id: int, timelines: Sequence[int]) -> None:
         """Write every timeline history. Raises ObjectAbsent, IntegrityError, StoreUnavailable, HostLacks."""
         for timeline in timelines:
-            content = read_history_file(self._store, system_id, timeline, self._keyring)
+            content = self._sources.read(partial(self._history, system_id, timeline))
             path = self._directory.history / f"{timeline:08X}.history"
             with host_errors(path):
                 path.write_bytes(content)
                 self._give(path)
+
+    def _history(self, system_id: int, timeline: int, store: ReadableStore) -> bytes:
+        return read_history_file(store, system_id, timeline, self._keyring)
 
     def fill(self) -> None:
         """Fetch as much as the window holds and return. Raises what reading a file does, Interrupted."""
@@ -141,7 +146,7 @@ class Prefetcher:
             raise Interrupted("prefetching was stopped")
         path = self._directory.ready / file.name
         staged = self._directory.path / file.name
-        write_wal_file(self._store, self._keyring, file, staged)
+        self._sources.read(lambda store: write_wal_file(store, self._keyring, file, staged))
         self._give(staged)
         staged.replace(path)
 

@@ -7,17 +7,11 @@ restore leaves a directory that can not start, and says so.
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
-from typing import Any
 
-from replicator.core.moment import rfc3339_of
-from replicator.core.progress import Progress, Report, silent
+from replicator.core.progress import Progress
 from replicator.core.target import TargetKind
 from replicator.errors import (
     BinariesMissing,
@@ -30,84 +24,19 @@ from replicator.errors import (
 from replicator.postgres.binaries import Binaries
 from replicator.postgres.waldump import Waldump
 from replicator.repository.manifests import ManifestReader, SnapshotFacts
-from replicator.repository.repository import Repository
 from replicator.restore import host, settings, start, tablespaces
-from replicator.restore.access import StoreAccess
 from replicator.restore.announce import announced
-from replicator.restore.fetch import Fetch
+from replicator.restore.fill import fill, prepared
 from replicator.restore.gather import Gathered, gather, plan_from
-from replicator.restore.plan import PlanRequest, RecoveryPlan
-from replicator.restore.prefetch import DEFAULT_WINDOW, Prefetcher
+from replicator.restore.job import RestoreJob, RestoreResult
+from replicator.restore.plan import RecoveryPlan
+from replicator.restore.prefetch import Prefetcher
 from replicator.restore.recoverydir import RecoveryDirectory
+from replicator.restore.sources import Sources
 from replicator.restore.tree import Tree, host_errors
 from replicator.restore.walprobe import WaldumpProbe
 
 _READS_WAL = (TargetKind.TIME, TargetKind.XID, TargetKind.NAME)
-#: How the guard starts us.
-PYTHON = (sys.executable, "-m", "replicator")
-
-
-@dataclass(frozen=True)
-class RestoreJob:
-    """What to restore, from where, into what. `access` reaches each store of `repository` without a policy; `options`
-    are settings for `start` that win over the tree's; `plan` is one that was made already.
-    """
-
-    repository: Repository
-    access: Mapping[str, StoreAccess]
-    request: PlanRequest
-    into: Path
-    binaries: Callable[[int], Binaries]
-    tablespaces: Mapping[int, Path] = field(default_factory=dict)
-    workers: int = 4
-    start: bool = False
-    port: int | None = None
-    owner: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    plan: RecoveryPlan | None = None
-    window: int = DEFAULT_WINDOW
-    command: tuple[str, ...] = PYTHON
-    report: Report = silent
-    stop: Event = field(default_factory=Event)
-    step: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class RestoreResult:
-    """A restore that ran. Without `started` the four after it are None."""
-
-    plan: RecoveryPlan
-    data_directory: Path
-    started: start.Started | None
-    elapsed_s: float
-    notes: tuple[str, ...] = ()
-
-    @property
-    def reached_time(self) -> str | None:
-        """The last transaction's time. PostgreSQL does not count a commit that is itself the last record before an LSN
-        target; at a window's end the plan knows the last commit.
-        """
-        if self.started is None:
-            return None
-        for facts in self.plan.windows:
-            here = (facts.window.timeline, facts.window.end) == (self.plan.timelines[-1], self.started.reached_lsn)
-            if here and facts.exact and facts.to_us > facts.from_us:
-                return rfc3339_of(facts.to_us)
-        return self.started.reached_time
-
-    def as_json(self) -> dict[str, Any]:
-        """The value of `restore --json`."""
-        ran = self.started
-        return {
-            **self.plan.as_json(),
-            "data_directory": str(self.data_directory),
-            "started": ran is not None,
-            "port": ran.port if ran else None,
-            "pid": ran.pid if ran else None,
-            "reached_lsn": str(ran.reached_lsn) if ran and ran.reached_lsn is not None else None,
-            "reached_time": self.reached_time,
-            "elapsed_s": round(self.elapsed_s, 3),
-        }
 
 
 def make_plan(job: RestoreJob) -> RecoveryPlan:
@@ -115,7 +44,7 @@ def make_plan(job: RestoreJob) -> RecoveryPlan:
 
     Raises what `plan` does, CannotOpen and BinariesMissing for a target that only the WAL can answer, StoreUnavailable.
     """
-    gathered = gather(job.repository)
+    gathered = gather(job.repository, quick=True)
     with _probe(job, gathered) as probe:
         return plan_from(job.repository, job.request, gathered, probe)
 
@@ -174,7 +103,7 @@ def restore(job: RestoreJob) -> RestoreResult:
     began = time.monotonic()
     if not job.request.can_open:
         raise _can_not_open(job)
-    Tree(job.into, job.tablespaces).check_empty()
+    present = prepared(job)
     host.check_options(job.owner, job.port, starts=job.start)
     plan = job.plan or make_plan(job)
     if plan.missing:
@@ -186,22 +115,20 @@ def restore(job: RestoreJob) -> RestoreResult:
     if job.start:
         host.check_host(job.into, job.owner, job.port)
     store = job.repository.store(plan.store)
+    others = [job.repository.store(name) for name in job.repository.stores if name != plan.store]
+    sources = Sources((store, *others))
     manifest = ManifestReader(store, plan.snapshot, job.repository.keyring)
     binaries = job.binaries(_major(manifest.facts)) if job.start else None
     spaces = tablespaces.check(manifest.facts, job.tablespaces, job.into)
-    tree = Tree(job.into, spaces)
-    tree.check_empty()
-    host.check_room(job.into, plan.summary.bytes + min(plan.wal_bytes, job.window))
+    tree = Tree(job.into, spaces, job.owner)
     with announced(store, job.repository.keyring, plan) as warnings, tree:
-        tree.create()
-        job.step("created")
-        Fetch(store, job.repository.keyring, tree, job.workers, job.report, job.stop).run(manifest)
+        filled = fill(job, plan, manifest, sources, tree, present)
         job.step("fetched")
-        notes = [*plan.warnings, *warnings, *_configure(job, plan, manifest.facts, tree)]
+        notes = [*plan.warnings, *warnings, *filled, *_configure(job, plan, manifest.facts, tree)]
         unreachable = host.reach_note(job.into, job.owner)
         notes += [unreachable] if unreachable is not None else []
-        started = _bring_up(job, plan, tree, binaries, notes)
-    return RestoreResult(plan, job.into, started, time.monotonic() - began, tuple(notes))
+        started = _bring_up(job, plan, sources, tree, binaries, notes)
+    return RestoreResult(plan, job.into, started, time.monotonic() - began, (*notes, *sources.notes()))
 
 
 def _configure(job: RestoreJob, plan: RecoveryPlan, facts: SnapshotFacts, tree: Tree) -> list[str]:
@@ -247,15 +174,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def _bring_up(
-    job: RestoreJob, plan: RecoveryPlan, tree: Tree, binaries: Binaries | None, notes: list[str]
+    job: RestoreJob, plan: RecoveryPlan, sources: Sources, tree: Tree, binaries: Binaries | None, notes: list[str]
 ) -> start.Started | None:
     recovery = RecoveryDirectory.beside(job.into)
-    store, keyring = job.repository.store(plan.store), job.repository.keyring
+    keyring = job.repository.keyring
     recovery.create(plan, job.repository.cluster, keyring, job.access[plan.store], job.command)
     published = False
     try:
         prefetcher = Prefetcher(
-            recovery, store, keyring, plan.files, plan.needed, owner=job.owner, window=job.window,
+            recovery, sources, keyring, plan.files, plan.needed, owner=job.owner, window=job.window,
             workers=job.workers, report=job.report, stop=job.stop,
         )  # fmt: skip
         prefetcher.histories(plan.snapshot.system_id, plan.histories)

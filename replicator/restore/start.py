@@ -168,7 +168,7 @@ def _recover(server: LocalServer, options: dict[str, str], stop: Event, limit_s:
             if stop.is_set():
                 server.stop("immediate")
                 wait_for([starting])
-                raise Interrupted("the restore was interrupted", hint="Empty the directory before restoring again.")
+                raise Interrupted("the restore was interrupted", hint="Run it again with --delta.")
         starting.result()
     if pauses and server.running() and server.query("SELECT 1") is None:
         raise HostLacks(

@@ -8,61 +8,82 @@ Owns the last step too: pg_control gets its name after everything else is durabl
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from replicator.errors import AlreadyExists, HostLacks, IntegrityError, UsageError
+from replicator.errors import AlreadyExists, Conflict, HostLacks, IntegrityError, UsageError
 from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry
+from replicator.restore.durable import can_sync_at_once, sync_at_once
 
 CONTROL = "global/pg_control"
-_CONTROL_PART = "global/.pg_control.part"
+#: pg_control until everything else is durable. Its first eight bytes, the system identifier, are there from the
+#: beginning: they tell `--delta` whose aborted restore this is.
+CONTROL_PART = "global/.pg_control.part"
 _BATCH = 1024
 _OID = re.compile(r"[0-9]{1,10}\Z")
 _BY_HANDLE = re.compile(r"(/proc/self/fd/\d+)")
 
 
 class Tree:
-    """`root` and the directories of its tablespaces by OID; both absent or empty before `create`."""
+    """`root` and the directories of its tablespaces by OID; both absent or empty before `create`. `owner`: who gets the
+    files as they are made; `make_durable` gives away the rest.
+    """
 
-    def __init__(self, root: Path, tablespaces: Mapping[int, Path]) -> None:
+    def __init__(self, root: Path, tablespaces: Mapping[int, Path], owner: str | None = None) -> None:
         self.root = root
         self.tablespaces = dict(tablespaces)
-        self._handles: dict[Path, int] = {}
-        self._known: set[Path] = set()
+        self.ids = owner_ids(owner) if owner is not None else None
+        self.handles: dict[Path, int] = {}
+        self.known: set[str] = set()
+        self._parents: dict[str, str] = {}
         self._links: dict[str, str] = {}
 
     def check_empty(self) -> None:
         """Raise AlreadyExists when something is there, UsageError when it is no directory."""
         for path in (self.root, *self.tablespaces.values()):
-            if not os.path.lexists(path):
-                continue
-            if not path.is_dir() or path.is_symlink():
-                raise UsageError(f"{path} is not a directory", hint="Name a directory that is empty or not there yet.")
-            if next(path.iterdir(), None) is not None:
-                raise _not_empty(path)
+            check_directory(path)
+            if os.path.lexists(path) and next(path.iterdir(), None) is not None:
+                raise not_empty(path)
 
-    def create(self) -> None:
-        """Make the directories. Raises HostLacks, AlreadyExists when one was filled meanwhile."""
+    def create(self, system_id: int | None = None) -> None:
+        """Make the directories. With the cluster's system identifier an aborted restore can be told from any other
+        directory. Raises HostLacks, AlreadyExists when one was filled meanwhile.
+        """
         with host_errors(self.root):
             for path in (self.root, *self.tablespaces.values()):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                handle = self._handles[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                if os.geteuid() == 0:
-                    os.fchown(handle, 0, 0)
-                os.fchmod(handle, 0o700)
-                if os.listdir(handle):  # noqa: PTH208 of the handle
-                    raise _not_empty(path)
-                self._known.add(self.inside(path))
+                if os.listdir(self.hold(path)):  # noqa: PTH208 of the handle
+                    raise not_empty(path)
+            if system_id is not None:
+                self._mark(system_id)
+                self.link_tablespaces()
+
+    def hold(self, path: Path) -> int:
+        """The handle of the data directory or a tablespace's, made when it is not there, and nobody else's from now.
+        Raises Conflict while another restore holds it.
+        """
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = self.handles[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another restore works in {path}", hint="Wait for it, or end it.") from None
+        if os.geteuid() == 0:
+            os.fchown(handle, 0, 0)
+        os.fchmod(handle, 0o700)
+        self.known.add(str(self.inside(path)))
+        return handle
 
     def inside(self, path: Path | None = None) -> Path:
         """Where the directory (or one of the tablespaces') is written: by its handle where the system can do that."""
         path = self.root if path is None else path
-        by_handle = Path(f"/proc/self/fd/{self._handles.get(path, -1)}")
+        by_handle = Path(f"/proc/self/fd/{self.handles.get(path, -1)}")
         return by_handle if by_handle.exists() else path
 
     def __enter__(self) -> Tree:
@@ -70,55 +91,68 @@ class Tree:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._handles:
-            os.close(self._handles.popitem()[1])
+        while self.handles:
+            os.close(self.handles.popitem()[1])
 
     def add_directory(self, entry: DirectoryEntry) -> None:
         """A directory with its mode. Raises IntegrityError, HostLacks."""
         with host_errors(self.root):
-            path = self.inside() if entry.path in ("", ".") else self._place(entry.path)
+            path = str(self.inside()) if entry.path in ("", ".") else self._place(entry.path)
             self._make(path)
-            path.chmod(0o750 if entry.mode & 0o050 else 0o700)
+            Path(path).chmod(0o750 if entry.mode & 0o050 else 0o700)
 
     def add_link(self, entry: LinkEntry) -> None:
         """A symbolic link, made at the end; those of tablespaces go to the mapped directories."""
         self._place(entry.path)
         self._links[entry.path] = entry.target
+        self._parents.clear()
 
-    def add_file(self, entry: FileEntry) -> Path:
-        """An empty file of the full size: what is not written stays a hole. Raises IntegrityError, HostLacks."""
-        with host_errors(self.root):
-            path = self._place(_CONTROL_PART if entry.path == CONTROL else entry.path)
-            self._make(path.parent)
-            mode = 0o640 if entry.mode & 0o040 else 0o600
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-            except FileExistsError as error:
-                raise IntegrityError(f"the manifest names {entry.path} twice") from error
-            try:
-                os.fchmod(handle, mode)
-                os.ftruncate(handle, entry.size)
-            finally:
-                os.close(handle)
-        return path
+    def place_file(self, entry: FileEntry) -> str:
+        """Where a file goes; the directory that it lies in is there then. Raises IntegrityError, HostLacks."""
+        above, slash, name = entry.path.rpartition("/")
+        parent = self._parents.get(above) if slash else None
+        if parent is None or name in ("", ".", "..") or "\0" in name or entry.path == CONTROL:
+            with host_errors(self.root):
+                place = self._place(CONTROL_PART if entry.path == CONTROL else entry.path)
+                parent = os.path.dirname(place)  # noqa: PTH120 for each file: a Path takes ten times as long
+                self._make(parent)
+                if slash and place == f"{parent}/{name}":
+                    self._parents[above] = parent
+                return place
+        return f"{parent}/{name}"
 
-    def _place(self, path: str) -> Path:
+    def _place(self, path: str) -> str:
         parts = path.split("/")
         if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in parts):
             raise IntegrityError(f"the manifest holds the path {path!r}, which no data directory has")
         if any("/".join(parts[:count]) in self._links for count in range(1, len(parts))):
             raise IntegrityError(f"the manifest puts {path!r} below a symbolic link")
         if len(parts) > 1 and parts[0] == "pg_tblspc" and _OID.match(parts[1]) and int(parts[1]) in self.tablespaces:
-            return self.inside(self.tablespaces[int(parts[1])]).joinpath(*parts[2:])
-        return self.inside().joinpath(*parts)
+            return "/".join([str(self.inside(self.tablespaces[int(parts[1])])), *parts[2:]])
+        return "/".join([str(self.inside()), *parts])
 
-    def _make(self, path: Path) -> None:
+    def _make(self, path: str) -> None:
         """The directory and those above it, none of them a link of ours or of anybody."""
-        if path in self._known:
+        if path in self.known:
             return
-        self._make(path.parent)
-        path.mkdir(mode=0o700, exist_ok=False)
-        self._known.add(path)
+        self._make(os.path.dirname(path))  # noqa: PTH120 as above
+        Path(path).mkdir(mode=0o700, exist_ok=False)
+        self.known.add(path)
+
+    def _mark(self, system_id: int) -> None:
+        """The beginning of pg_control under its temporary name."""
+        place = self._place(CONTROL_PART)
+        self._make(os.path.dirname(place))  # noqa: PTH120 as above
+        with open(place, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+            file.write(system_id.to_bytes(8, sys.byteorder))
+
+    def link_tablespaces(self) -> None:
+        """The links in pg_tblspc, where they are not there yet."""
+        for oid, directory in self.tablespaces.items():
+            link = self.inside() / "pg_tblspc" / str(oid)
+            self._make(str(link.parent))
+            if not (link.is_symlink() and link.readlink() == directory):
+                link.symlink_to(directory)
 
     def finish_links(self) -> None:
         """Make the symbolic links, tablespaces last. Raises HostLacks."""
@@ -126,54 +160,76 @@ class Tree:
             for path, target in self._links.items():
                 parts = path.split("/")
                 if not (len(parts) == 2 and parts[0] == "pg_tblspc" and _OID.match(parts[1])):
-                    self._make(self._place(path).parent)
-                    self._place(path).symlink_to(target)
-            for oid, directory in self.tablespaces.items():
-                self._make(self.inside() / "pg_tblspc")
-                (self.inside() / "pg_tblspc" / str(oid)).symlink_to(directory)
+                    place = self._place(path)
+                    self._make(os.path.dirname(place))  # noqa: PTH120 as above
+                    Path(place).symlink_to(target)
+            self.link_tablespaces()
 
     def make_durable(self, owner: str | None, workers: int) -> None:
-        """Give everything to `owner` and fsync it: files, then directories, last those that keep others out. Raises
-        HostLacks.
+        """Give everything to `owner` and make it durable: files, then directories from the innermost out, last those
+        that keep others out. One call for a whole file system where that can be trusted. Raises HostLacks.
         """
         ids = owner_ids(owner) if owner is not None else None
         with host_errors(self.root), ThreadPoolExecutor(workers) as pool:
-            for kind in (False, True):
-                paths = self._walk(directories=kind)
-                while batch := list(islice(paths, _BATCH)):
-                    for _ in pool.map(lambda path: _settle(path, ids), batch):
+            at_once = {os.fstat(handle).st_dev: handle for handle in self.handles.values() if can_sync_at_once(handle)}
+            for top, handle in self.handles.items():
+                synced = os.fstat(handle).st_dev in at_once
+                for path in self._walk(top, directories=False):
+                    _give(path, ids)
+                files = iter(()) if synced else self._walk(top, directories=False)
+                while batch := list(islice(files, _BATCH)):
+                    for _ in pool.map(_sync, batch):
                         pass
-            for handle in self._handles.values():
+                for path in self._walk(top, directories=True):
+                    _give(path, ids)
+                    if not synced:
+                        _sync(path)
+            for handle in at_once.values():
+                sync_at_once(handle)
+            for handle in self.handles.values():
                 if ids is not None:
                     os.fchown(handle, *ids)
                 os.fsync(handle)
 
-    def _walk(self, *, directories: bool) -> Iterator[Path]:
-        for top in map(self.inside, (self.root, *self.tablespaces.values())):
-            for base, names, files in os.walk(top):
-                yield from (Path(base, name) for name in (names if directories else files))
+    def _walk(self, top: Path, *, directories: bool) -> Iterator[str]:
+        """From the innermost out: who gets a directory back can no longer turn what we do in it elsewhere."""
+        for base, names, files in os.walk(self.inside(top), topdown=False):
+            yield from (f"{base}/{name}" for name in (names if directories else files))
 
     def publish_control(self) -> None:
         """Give pg_control its name: from here on the directory can start. Raises HostLacks, IntegrityError."""
-        part, control = self.inside() / _CONTROL_PART, self.inside() / CONTROL
+        part, control = self.inside() / CONTROL_PART, self.inside() / CONTROL
         if not part.exists():
             raise IntegrityError("the snapshot holds no global/pg_control")
         with host_errors(self.root):
             part.rename(control)
-            _settle(control.parent, None)
+            _sync(str(control.parent))
 
 
-def _not_empty(path: Path) -> AlreadyExists:
+def check_directory(path: Path) -> None:
+    """Raise UsageError for what is there and no directory."""
+    if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
+        raise UsageError(f"{path} is not a directory", hint="Name a directory that is empty or not there yet.")
+
+
+def not_empty(path: Path) -> AlreadyExists:
+    """The refusal of a directory with something in it."""
     return AlreadyExists(
         f"{path}: directory is not empty",
-        hint="Restore into an empty directory, or empty this one if an earlier restore was cut off.",
+        hint="Restore into an empty directory; with --delta into one of the same cluster, or of an aborted restore.",
     )
 
 
-def _settle(path: Path, ids: tuple[int, int] | None) -> None:
-    if ids is not None:
+def _give(path: str, ids: tuple[int, int] | None) -> None:
+    if ids is None:
+        return
+    found = os.lstat(path)
+    if (found.st_uid, found.st_gid) != ids:
         os.chown(path, *ids, follow_symlinks=False)
-    if path.is_symlink():
+
+
+def _sync(path: str) -> None:
+    if os.path.islink(path):  # noqa: PTH114 for each file
         return
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
@@ -196,7 +252,7 @@ def owner_ids(owner: str) -> tuple[int, int]:
 class host_errors:  # noqa: N801 reads as the verb it is in a with statement
     """A with statement that turns OSError into HostLacks naming the file, or `path`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
@@ -204,15 +260,15 @@ class host_errors:  # noqa: N801 reads as the verb it is in a with statement
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            place = _said(os.fspath(error.filename or self._path))
+            place = said(os.fspath(error.filename or self._path))
             reason = (error.strerror or "unknown reason").lower()
             raise HostLacks(
                 f"{place} can not be written: {reason}",
-                hint="Make room or give the rights, empty the directory, and restore again.",
+                hint="Make room or give the rights, and restore again with --delta, or into an empty directory.",
             ) from error
 
 
-def _said(place: str | bytes | int) -> str:
+def said(place: str | bytes | int) -> str:
     """A path as people know it, for one that was reached by a handle of ours."""
     text = os.fsdecode(place) if not isinstance(place, int) else f"/proc/self/fd/{place}"
     match = _BY_HANDLE.match(text)

@@ -34,3 +34,32 @@ def decompress(kind: Compression, data: Bytes, plain_size: int) -> bytes:
     if len(plain) != plain_size:
         raise IntegrityError(f"a frame of {len(plain)} bytes where the table says {plain_size}")
     return plain
+
+
+#: What one call of the decoder may produce: so little stays in the processor's cache and is taken from no system call.
+_PIECE = 32_768
+
+
+def decompress_into(kind: Compression, data: Bytes, room: memoryview) -> None:
+    """As `decompress`, into `room`, whose length is the plain size. Raises IntegrityError."""
+    if kind is Compression.NONE:
+        if len(data) != len(room):
+            raise IntegrityError(f"a frame of {len(data)} bytes where the table says {len(room)}")
+        room[:] = data
+        return
+    decoder = zstd.ZstdDecompressor()
+    held = 0
+    try:
+        while not decoder.eof:
+            piece = decoder.decompress(data, max_length=_PIECE)
+            data = b""
+            if held + len(piece) > len(room):
+                raise IntegrityError(f"a frame of more bytes than the {len(room)} that the table says")
+            if not piece and decoder.needs_input:
+                break
+            room[held : held + len(piece)] = piece
+            held += len(piece)
+    except zstd.ZstdError as error:
+        raise IntegrityError("a frame that does not decompress") from error
+    if held != len(room):
+        raise IntegrityError(f"a frame of {held} bytes where the table says {len(room)}")

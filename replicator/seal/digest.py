@@ -9,7 +9,17 @@ COMPARISON_SIZE = 16
 
 Bytes = bytes | bytearray | memoryview
 
-__all__ = ["COMPARISON_SIZE", "DIGEST_SIZE", "Bytes", "Fingerprint", "block_hash", "digest", "fingerprint", "short_id"]
+__all__ = [
+    "COMPARISON_SIZE",
+    "DIGEST_SIZE",
+    "Bytes",
+    "Fingerprint",
+    "block_hash",
+    "block_hashes",
+    "digest",
+    "fingerprint",
+    "short_id",
+]
 
 
 def digest(*parts: Bytes) -> bytes:
@@ -51,3 +61,10 @@ def short_id(public: bytes) -> bytes:
 def block_hash(key: bytes, block: Bytes) -> bytes:
     """The 16-byte comparison hash of a block under the 32-byte comparison key."""
     return blake3(block, key=key).digest(COMPARISON_SIZE)
+
+
+def block_hashes(key: bytes, data: Bytes, unit: int) -> list[bytes]:
+    """The comparison hashes of consecutive blocks of `unit` bytes, the last perhaps shorter. May run in any thread."""
+    view = memoryview(data)
+    size = COMPARISON_SIZE
+    return [blake3(view[at : at + unit], key=key).digest(size) for at in range(0, len(view), unit)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from replicator.core.progress import Progress
 from replicator.errors import (
     AlreadyExists,
     CannotOpen,
+    Conflict,
     HostLacks,
     IntegrityError,
     Interrupted,
@@ -29,7 +32,7 @@ from replicator.errors import (
 from replicator.postgres.localserver import free_port
 from replicator.repository.repository import Repository
 from replicator.repository.wal import WalPart, seal_part
-from replicator.restore import make_plan, restore
+from replicator.restore import RestoreJob, make_plan, restore
 from replicator.restore.coverage import coverage
 from replicator.restore.recoverydir import RecoveryDirectory
 from replicator.restore.walfile import write_wal_file
@@ -174,11 +177,11 @@ def started_plainly(into: Path) -> int | None:
     command = [binaries().program("pg_ctl"), "-D", into, "-w", "-s", "-l", into.parent / "log"]
     run_as_owner([*command, "-o", f"-p {port} -k {into.parent}", "start"], check=False)
     try:
-        if "no server running" in run_as_owner([*command[:3], "status"], check=False):
-            return None
         psql = [binaries().program("psql"), "-XAtq", "-h", into.parent, "-p", port, "-U", "postgres"]
-        until = time.monotonic() + 20  # pg_ctl returns while a server without hot_standby still recovers
+        until = time.monotonic() + 60  # pg_ctl returns while a server without hot_standby still recovers
         while not (found := run_as_owner([*psql, "-c", "SELECT max(id) FROM kegiatan"], check=False).strip()):
+            if "no server running" in run_as_owner([*command[:3], "status"], check=False):
+                return None  # it may die a moment after pg_ctl saw it
             assert time.monotonic() < until
             time.sleep(0.05)
         return int(found)
@@ -328,6 +331,68 @@ def test_an_abort_leaves_a_directory_that_can_not_start(short: Story, into: Path
     assert done.returncode != 0
     with pytest.raises(AlreadyExists):
         restore(short.job(short.target("latest"), into))
+
+
+def killed(job: RestoreJob, step: str) -> None:
+    """Restore in a process of its own that kills itself at a step."""
+    child = os.fork()
+    if not child:
+        try:
+            restore(replace(job, step=lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == step else None))
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_restore_killed_at_any_step_is_completed_by_delta(short: Story, into: Path) -> None:
+    """kill -9 at every step, of a restore and of each --delta after it: without pg_control until the end, refused
+    without --delta, and the last one has every row.
+    """
+    job = short.job(short.target("latest"), into)
+    for step in ("created", "created", "cleared", "fetched", "prefetched", "durable", "created", "published"):
+        killed(replace(job, delta=into.exists()), step)
+        assert (into / "global/pg_control").exists() is (step == "published")
+        with pytest.raises(AlreadyExists) as refused:
+            restore(job)
+        assert "--delta" in refused.value.hint
+    result, highest = run(replace(job, delta=True))
+    assert highest == short.last
+    assert any("differed" in note for note in result.notes)
+
+
+def test_delta_brings_a_used_directory_back(short: Story, into: Path) -> None:
+    """A restored cluster that went on living is brought back to an earlier moment; while it runs it is refused."""
+    job = short.job(short.target("latest"), into)
+    result = restore(job)
+    try:
+        ask(result, "INSERT INTO kegiatan SELECT generate_series(100000, 120000)")
+        with pytest.raises(Conflict):
+            restore(replace(job, delta=True))
+        assert ask(result, "SELECT max(id) FROM kegiatan") == "120000"
+    finally:
+        stop(result)
+    _, highest = run(short.job(short.target("time", "one"), into, delta=True))
+    assert highest == short.rows["one"]
+
+
+@pytest.mark.parametrize("step", ["created", "fetched", "published"])
+def test_another_store_takes_over(short: Story, into: Path, step: str) -> None:
+    """The plan's store falls silent while files, or WAL, are fetched, or the server recovers: the other has it all."""
+    taps: list[Tap] = []
+
+    def wrap(driver: object) -> Tap:
+        taps.append(Tap(driver))
+        return taps[-1]
+
+    tapped = make_repository(short.base, names=("local", "offsite"), wrap=wrap)
+
+    def close(name: str) -> None:
+        taps[0].closed = taps[0].closed or name == step
+
+    job = short.job(short.target("latest"), into, repository=tapped, step=close, window=1, snapshot=short.labels[0])
+    result, highest = run(job)
+    assert (result.plan.store, highest) == ("local", short.last)
+    assert any("from store offsite" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("step", ["created", "published"])

@@ -1,0 +1,194 @@
+"""What a directory holds already, compared with a manifest block by block: only what differs is fetched.
+
+Owns the reading and the judgement: by content alone, under the snapshot's comparison key, never by size or time. It
+mends a file's size, mode and owner, and writes the zeros that differ; other bytes it only asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from operator import itemgetter
+from threading import local
+
+from replicator.errors import IntegrityError
+from replicator.repository.blockmap import MapChunk
+from replicator.repository.layout import PackId
+from replicator.restore.files import FileFacts, Ids, Write, make_file, write_at
+from replicator.restore.tree import host_errors, said
+from replicator.seal.digest import COMPARISON_SIZE, block_hashes
+
+Key = tuple[PackId, int]
+
+#: Bytes that one look reads; smaller files are looked at together.
+_LOOK = 4 * 1024 * 1024
+_LOOK_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a job did: bytes that are as they should be, bytes from a store, and what is still to be written."""
+
+    done: int = 0
+    fetched: int = 0
+    writes: tuple[tuple[Key, Write], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Blocks of one chunk of a file: `count` from `first` on (in the chunk), at `offset` of the file."""
+
+    path: str
+    facts: FileFacts
+    chunk: MapChunk | None
+    first: int
+    count: int
+    offset: int
+    length: int
+    block: int
+
+
+class Comparison:
+    """Compares files under the snapshot's comparison `key`. `add` gives the looks that are due, `look` may run in any
+    thread, `rest` gives those that are left.
+    """
+
+    def __init__(self, key: bytes, ids: Ids) -> None:
+        self._key = key
+        self._ids = ids
+        self._waiting: list[Look] = []
+        self._bytes = 0
+        self._rooms = local()
+
+    def add(self, path: str, facts: FileFacts, chunks: Iterable[MapChunk], block: int) -> Iterator[list[Look]]:
+        """A file. Raises IntegrityError when its map and its size do not fit."""
+        offset = 0
+        for chunk in chunks:
+            for first in range(0, chunk.blocks, max(1, _LOOK // block)):
+                count = min(chunk.blocks - first, max(1, _LOOK // block))
+                length = min(count * block, facts.size - offset)
+                if length <= (count - 1) * block:
+                    raise IntegrityError(f"the map of {said(path)} describes more than its size")
+                self._waiting.append(Look(path, facts, chunk, first, count, offset, length, block))
+                offset += length
+                self._bytes += length
+                if self._bytes >= _LOOK:
+                    yield from self.rest()
+        if offset != facts.size:
+            raise IntegrityError(f"the map of {said(path)} describes {offset} of its {facts.size} bytes")
+        if not offset:
+            self._waiting.append(Look(path, facts, None, 0, 0, 0, 0, block))
+        if len(self._waiting) >= _LOOK_FILES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[list[Look]]:
+        """The looks that wait."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if waiting:
+            yield waiting
+
+    def look(self, looks: list[Look]) -> Found:
+        """Compare, and mend what needs no store. Raises HostLacks."""
+        done = 0
+        writes: list[tuple[Key, Write]] = []
+        for look in looks:
+            with host_errors(look.path):
+                handle = self._opened(look)
+                try:
+                    data = self._read(handle, look)
+                    wrong = self._differing(look, data)
+                    done += look.length
+                    for blocks in _neighbours(wrong):
+                        for key, write in _mending(look, blocks):
+                            done -= write.length
+                            if key is None:
+                                write_at(handle, bytes(write.length), write.offset)
+                                done += write.length
+                            else:
+                                writes.append((key, write))
+                finally:
+                    os.close(handle)
+        return Found(done, 0, tuple(writes))
+
+    def _opened(self, look: Look) -> int:
+        """The file, made where it is not there; its size, mode and owner as they are to be."""
+        flags = os.O_RDWR | os.O_NOFOLLOW
+        try:
+            handle = os.open(look.path, flags)
+        except FileNotFoundError:
+            make_file(look.path, FileFacts(look.facts.mode, look.facts.size, again=True), self._ids)
+            handle = os.open(look.path, flags)
+        try:
+            self._mend(handle, look.facts)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    def _mend(self, handle: int, facts: FileFacts) -> None:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise IntegrityError("the directory changes while it is restored into")
+        if found.st_size != facts.size:
+            os.ftruncate(handle, facts.size)
+        if stat.S_IMODE(found.st_mode) != facts.mode:
+            os.fchmod(handle, facts.mode)
+        if self._ids is not None and (found.st_uid, found.st_gid) != self._ids:
+            os.fchown(handle, *self._ids)
+
+    def _read(self, handle: int, look: Look) -> memoryview:
+        if not hasattr(self._rooms, "room"):
+            self._rooms.room = memoryview(bytearray(_LOOK))
+        room: memoryview = self._rooms.room
+        if look.length > len(room):
+            room = memoryview(bytearray(look.length))
+        held = 0
+        while held < look.length:
+            count = os.preadv(handle, [room[held : look.length]], look.offset + held)
+            if not count:
+                raise IntegrityError("the directory changes while it is restored into")
+            held += count
+        return room[: look.length]
+
+    def _differing(self, look: Look, data: memoryview) -> list[int]:
+        """The blocks whose hash is not the snapshot's, counted from the chunk's first."""
+        if look.chunk is None:
+            return []
+        expected = look.chunk.hashes[look.first * COMPARISON_SIZE : (look.first + look.count) * COMPARISON_SIZE]
+        hashes = block_hashes(self._key, data, look.block)
+        if b"".join(hashes) == expected:
+            return []
+        return [
+            look.first + at
+            for at, found in enumerate(hashes)
+            if found != expected[at * COMPARISON_SIZE : (at + 1) * COMPARISON_SIZE]
+        ]
+
+
+def _neighbours(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """(first, how many) of each run of consecutive numbers."""
+    for _, group in groupby(enumerate(blocks), key=lambda item: item[1] - item[0]):
+        found = list(map(itemgetter(1), group))
+        yield found[0], len(found)
+
+
+def _mending(look: Look, blocks: tuple[int, int]) -> Iterator[tuple[Key | None, Write]]:
+    """What brings these blocks: parts of frames, or zeros (None)."""
+    assert look.chunk is not None
+    runs = look.chunk.runs
+    begins = [0, *accumulate(run.blocks for run in runs)]
+    at, end = blocks[0], blocks[0] + blocks[1]
+    index = bisect_right(begins, at) - 1
+    while at < end:
+        run, skipped = runs[index], at - begins[index]
+        count = min(end, begins[index + 1]) - at
+        offset = look.offset + (at - look.first) * look.block
+        length = min(count * look.block, look.offset + look.length - offset)
+        key = (run.pack, run.frame) if run.pack is not None else None
+        yield key, Write(look.path, offset, run.offset + skipped * look.block, length)
+        at += count
+        index += 1
