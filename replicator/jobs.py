@@ -24,6 +24,11 @@ def take_job(cluster: Cluster, *, full: bool = False, workers: int | None = None
     from replicator.snapshot import TakeJob
 
     policy, tolerance = cluster.policy, cluster.policy.tolerance
+    local = None
+    if policy.source.data_directory is not None:
+        from replicator.snapshot.local import BesideServer
+
+        local = BesideServer(policy.source.data_directory)
     patience = tolerance.retry_budget + tolerance.request_timeout
     return TakeJob(
         repository=cluster.repository(write=True),
@@ -38,6 +43,7 @@ def take_job(cluster: Cluster, *, full: bool = False, workers: int | None = None
         workers=workers if workers is not None else policy.snapshot.workers,
         checkpoint=policy.snapshot.checkpoint,
         rate_limit=policy.snapshot.rate_limit,
+        local=local,
         store_deadline_s=max(180.0, patience),
         wal_deadline_s=max(60.0, patience),
         steps=cluster.steps,

@@ -114,6 +114,8 @@ class _Bar:
         self._task = self._rows.add_task(kind, total=None, said="")
 
     def show(self, progress: Progress, elapsed_s: float) -> None:
+        if "warning" in progress.facts:  # stays when the bar has gone
+            self._rows.console.print(describe(progress, elapsed_s), highlight=False, markup=False)
         changes: dict[str, Any] = {"completed": progress.done, "total": progress.total or None}
         words = f"{progress.kind}: {progress.phase}"
         self._rows.start()
@@ -126,7 +128,8 @@ class _Bar:
 def describe(progress: Progress, elapsed_s: float) -> str:
     """One line: what, how far, how fast, how long still."""
     said = amounts(progress, elapsed_s)
-    return f"{progress.kind}: {progress.phase}{f', {said}' if said else ''}"
+    warning = progress.facts.get("warning")
+    return f"{progress.kind}: {progress.phase}{f', {said}' if said else ''}{f': {warning}' if warning else ''}"
 
 
 def amounts(progress: Progress, elapsed_s: float) -> str:

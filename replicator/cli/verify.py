@@ -112,7 +112,7 @@ def _stream_position(daemon: DaemonPolicy, cluster: str) -> tuple[int, Lsn] | No
 
 
 def _write_files(job: VerifyJob, result: VerifyResult, report: Path | None, textfile: Path | None) -> None:
-    from replicator.verify.proofs import read_proofs
+    from replicator.verify.proofs import read_marks, read_proofs
 
     if report is None and textfile is None:
         return
@@ -125,7 +125,7 @@ def _write_files(job: VerifyJob, result: VerifyResult, report: Path | None, text
     if report is not None:
         from replicator.verify.report import write_report
 
-        write_report(report, job.cluster, result, proofs, now)
+        write_report(report, job.cluster, result, proofs, now, read_marks(job.repository, now))
 
 
 def _lines(cluster: str, result: VerifyResult) -> Iterator[str]:

@@ -23,6 +23,7 @@ TASK_STARTED: Final = "task_started"
 TASK_ENDED: Final = "task_ended"
 TASK_FAILED: Final = "task_failed"
 TASK_STOPPED: Final = "task_stopped"
+TASK_WARNING: Final = "task_warning"
 GAP_FOUND: Final = "gap_found"
 STREAM_STATE: Final = "stream_state"
 STORE_STATE: Final = "store_state"
@@ -55,6 +56,7 @@ TABLE: Final = {
     TASK_ENDED: ("kind, elapsed_s, result", "a child process did its work"),
     TASK_FAILED: ("kind, exit_code, error, hint, stderr", "a child process failed; the stream goes on"),
     TASK_STOPPED: ("kind, exit_code", "a child process was ended because the daemon ends"),
+    TASK_WARNING: ("kind, text, hint", "a child process goes on, but not in the way that the policy says"),
     GAP_FOUND: ("gaps", "coverage has an open gap; it is answered with a snapshot"),
     STREAM_STATE: ("state, host, timeline", "the stream's state changed: `streaming`, or a word that says why not"),
     STORE_STATE: ("store, state", "a store's state changed: `ok`, or a word that says why it does not take"),

@@ -155,6 +155,8 @@ class SnapshotKeeper:
     def _facts(self, facts: dict[str, Any]) -> None:
         if isinstance(facts.get("stop_lsn"), str):
             self.stream.cut(Lsn.parse(facts["stop_lsn"]))
+        if isinstance(facts.get("warning"), str):
+            self._log.warning(events.TASK_WARNING, kind="snapshot", text=facts["warning"], hint=facts.get("hint", ""))
 
     def _judge(self, end: TaskEnd) -> None:
         if not end.stopped:

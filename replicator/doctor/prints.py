@@ -13,12 +13,15 @@ from typing import Any
 from replicator.errors import UsageError
 from replicator.policy import Policy, StorePolicy
 from replicator.postgres.conninfo import keywords_of
+from replicator.postgres.sqlbackup import functions
 
 _PLACEHOLDER = "ADDRESS-OF-THIS-HOST"
 
 
 def sql(policy: Policy) -> str:
-    """The role: may log in, replicate, and read statistics and settings; nothing else, no table."""
+    """The role: may log in, replicate, and read statistics and settings, and beside the server start and stop a backup;
+    nothing else, no table.
+    """
     user = _user(policy)
     role = user if user.isidentifier() and user == user.lower() else '"' + user.replace('"', '""') + '"'
     return "\n".join(
@@ -26,9 +29,21 @@ def sql(policy: Policy) -> str:
             f"-- For cluster {policy.cluster}: run on the primary as a superuser; psql asks for the password.",
             f"CREATE ROLE {role} LOGIN REPLICATION;",
             f"GRANT pg_monitor TO {role};",
+            *_beside(policy, role),
             f"\\password {role}",
         ]
     )
+
+
+def _beside(policy: Policy, role: str) -> list[str]:
+    """What reading the data directory takes beside replication."""
+    if policy.source.data_directory is None:
+        return []
+    modern, older = (", ".join(functions(version)) for version in (150000, 130000))
+    return [
+        f"GRANT EXECUTE ON FUNCTION {modern} TO {role};  -- in the database that conninfo names",
+        f"-- before PostgreSQL 15: GRANT EXECUTE ON FUNCTION {older} TO {role};",
+    ]
 
 
 def pg_hba(policy: Policy, own_address: Callable[[str], str | None]) -> str:

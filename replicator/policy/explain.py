@@ -143,9 +143,11 @@ def _snapshot(policy: Policy) -> Iterator[str]:
         yield "Beware: no snapshot is scheduled. Without one nothing can be restored; take them by hand."
     else:
         yield f"A snapshot is taken at {snapshot.schedule!r} (cron, UTC, Sunday is 0); a missed one is made up once."
-    limit = "as fast as the server gives" if snapshot.rate_limit is None else f"at {format_size(snapshot.rate_limit)}/s"
+    beside = policy.source.data_directory
+    source = f"from {beside}, where that is the server's own, else over" if beside else "over"
+    limit = "as fast as it goes" if snapshot.rate_limit is None else f"at {format_size(snapshot.rate_limit)}/s"
     yield (
-        f"A snapshot is read over the replication protocol {limit}, after a {snapshot.checkpoint} checkpoint, and"
+        f"A snapshot is read {source} the replication protocol {limit}, after a {snapshot.checkpoint} checkpoint, and"
         f" sealed by {snapshot.workers} worker{'s' if snapshot.workers > 1 else ''}."
     )
 
@@ -173,9 +175,7 @@ def _tolerance(policy: Policy) -> Iterator[str]:
 
 def _later_stream(policy: Policy) -> Iterator[str]:
     """What the policy may say already and this version doesn't run: the way in."""
-    source, snapshot = policy.source, policy.snapshot
-    if source.data_directory:
-        yield f"{_LATER} reading {source.data_directory} directly; snapshots come over the replication protocol."
+    snapshot = policy.snapshot
     if snapshot.read_from != "primary":
         yield f"{_LATER} reading snapshots from {snapshot.read_from}; they come from the primary."
     if policy.relay:

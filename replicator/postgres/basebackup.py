@@ -54,7 +54,7 @@ class ArchiveMember:
     _chunks: Iterator[bytes] = field(repr=False, compare=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """The content in pieces of about 1 MiB; to be taken before the next member, at most once."""
+        """The content in pieces of about 2 MiB; to be taken before the next member, at most once."""
         return self._chunks
 
 

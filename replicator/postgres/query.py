@@ -16,7 +16,7 @@ import psycopg
 from psycopg import pq
 
 from replicator.core.lsn import Lsn
-from replicator.errors import ReplicatorError, SourceUnavailable
+from replicator.errors import ReplicatorError, SourceRefused, SourceUnavailable
 from replicator.postgres.connect import connect
 from replicator.postgres.conninfo import targets_of
 from replicator.postgres.hosts import in_order
@@ -81,6 +81,11 @@ class SqlConnection:
         """End the session; closing twice is well."""
         self._connection.close()
 
+    def allow(self, seconds: float) -> None:
+        """Let each statement from now on take so long."""
+        self._connection.patience = seconds + 5.0
+        self.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(seconds * 1000)}ms",))
+
     def execute(self, sql: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement: its rows, or none for a statement without. Raises by SQLSTATE."""
         try:
@@ -141,6 +146,13 @@ class SqlConnection:
         """The names of tablespaces that lie inside the data directory (PostgreSQL 15 and later)."""
         query = "SELECT spcname::text FROM pg_tablespace WHERE starts_with(pg_tablespace_location(oid), %s) ORDER BY 1"
         return [name for (name,) in self.execute(query, ("pg_tblspc/",))]
+
+    def bytes_in_all(self) -> int:
+        """The server's sum of the files of all tablespaces; 0 where the role may not ask."""
+        try:
+            return int(self.execute("SELECT sum(pg_tablespace_size(oid))::int8 FROM pg_tablespace")[0][0])
+        except SourceRefused:
+            return 0
 
     def redo(self) -> Lsn:
         """Where crash recovery would begin: the server needs its WAL from there on, whatever slots say."""

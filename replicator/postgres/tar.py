@@ -14,8 +14,8 @@ from enum import StrEnum
 from replicator.errors import ProtocolViolation
 
 BLOCK = 512
-#: What `chunks` yields at most, in bytes.
-CHUNK = 2**20
+#: What `chunks` yields at most, in bytes: what is sealed at once, so that large files need not be copied again.
+CHUNK = 2**21
 _CHECKSUM = slice(148, 156)
 Buffer = bytes | memoryview
 

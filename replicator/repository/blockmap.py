@@ -45,7 +45,9 @@ class MapChunk:
     @property
     def packs(self) -> frozenset[PackId]:
         """The packs it refers to."""
-        return frozenset(run.pack for run in self.runs if run.pack is not None)
+        # One object stands for many runs: telling those apart costs less than comparing packs.
+        distinct = {id(run.pack): run.pack for run in self.runs}
+        return frozenset(pack for pack in distinct.values() if pack is not None)
 
     def hash_of(self, block: int) -> bytes:
         """The comparison hash of one of its blocks, counted from the chunk's first."""
@@ -53,15 +55,18 @@ class MapChunk:
 
     def to_bytes(self) -> bytes:
         """The chunk's bytes."""
-        packs = {pack: index for index, pack in enumerate(sorted(self.packs))}
+        distinct = {id(run.pack): run.pack for run in self.runs}
+        packs = sorted({pack for pack in distinct.values() if pack is not None})
+        numbers = {pack: number for number, pack in enumerate(packs)}
+        of = {key: ZEROS if pack is None else numbers[pack] for key, pack in distinct.items()}
+        fields: list[int] = []
+        for run in self.runs:
+            fields += (run.blocks, of[id(run.pack)], run.frame, run.offset)
         return b"".join(
             [
                 _HEAD.pack(self.blocks, len(self.runs), len(packs), 0),
                 *(_PACK.pack(pack.label.encode("ascii"), pack.attempt, pack.number) for pack in packs),
-                *(
-                    _RUN.pack(run.blocks, ZEROS if run.pack is None else packs[run.pack], run.frame, run.offset)
-                    for run in self.runs
-                ),
+                struct.pack(f">{len(fields)}I", *fields),
                 self.hashes,
             ]
         )

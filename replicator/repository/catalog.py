@@ -1,12 +1,13 @@
-"""The catalog of one store: what its names say it holds. One LIST per kind, no private key, nothing cached.
+"""The catalog of one store: what its names say it holds. One LIST per kind, no private key.
 
-A value, replaced whole. It believes names only as far as listing goes: whoever uses an object verifies it then.
+A value, replaced whole. It believes names only as far as listing goes: whoever uses an object verifies it then. Who
+passes in a KnownReader has the WAL that signed ranges name without listing it; nobody who acknowledges or removes does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from replicator.core.coverage import Coverage, LsnRange
@@ -16,6 +17,7 @@ from replicator.core.timeline import TimelineHistory
 from replicator.core.windows import Gap, Window, gaps, holes, windows
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
 from replicator.repository.earlier import read_sound
+from replicator.repository.known import NOTHING, Known, KnownReader
 from replicator.repository.layout import (
     SYSTEM_ID,
     HistoryName,
@@ -28,27 +30,31 @@ from replicator.repository.layout import (
     parse_name,
     piece_object,
     pieces_prefix,
+    segment_prefix,
     snapshots_prefix,
     wal_prefix,
 )  # fmt: skip
-from replicator.repository.notes import gap_of, list_notes, retired_ranges
+from replicator.repository.notes import CONFLICT, gap_of, list_notes, retired_ranges
 from replicator.repository.objects import read_header
 from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
 from replicator.seal.signature import from_base64url
-from replicator.store.protocol import ReadableStore
+from replicator.store.protocol import ObjectInfo, ReadableStore
 
 _log = logging.getLogger(__name__)
 
 #: How often WAL is listed again while holes change.
 _MOST_LISTS = 3
+#: With more conflicts than this, all is listed.
+_MOST_CONFLICTS = 16
 
 
 @dataclass(frozen=True)
 class StoreCatalog:
     """What one store holds of one system id. `wal` and `pieces` by 24-digit segment name; two names for a complete
     segment are a conflict. `segment_size` is 0 while there is no WAL. `damaged` are objects that were looked at and are
-    not what their names say: they count for nothing. `retired`: WAL that retention took, which is no gap.
+    not what their names say: they count for nothing. `retired`: WAL that retention took, which is no gap. `known`: what
+    signed ranges and summaries say; what they name of WAL was not listed.
     """
 
     store: str
@@ -63,6 +69,7 @@ class StoreCatalog:
     recorded_gaps: tuple[LsnRange, ...] = field(default=())
     damaged: tuple[str, ...] = ()
     retired: tuple[LsnRange, ...] = ()
+    known: Known = NOTHING
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -135,8 +142,11 @@ def list_snapshots(store: ReadableStore, system_id: int) -> tuple[Snapshot, ...]
     return tuple(sorted(place.snapshot for place in places if isinstance(place, ManifestName)))
 
 
-def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segment_size: int = 0) -> StoreCatalog:
-    """The catalog of one system id. `segment_size` saves the one header it would be read from.
+def read_catalog(
+    store: ReadableStore, system_id: int, keyring: Keyring, *, segment_size: int = 0, ranges: KnownReader | None = None
+) -> StoreCatalog:
+    """The catalog of one system id. `segment_size` saves the one header it would be read from; `ranges` the listing of
+    what signed ranges name.
 
     The order is that of promises: what is put later is listed earlier, so a stream that runs meanwhile can make the
     catalog older, never inconsistent. A hole is believed when it is seen twice: pieces may give way during a LIST.
@@ -145,44 +155,82 @@ def read_catalog(store: ReadableStore, system_id: int, keyring: Keyring, *, segm
     histories, damaged = _read_histories(store, system_id, keyring)
     notes = tuple(list_notes(store, system_id))
     snapshots = list_snapshots(store, system_id)
-    wal, pieces = _list_wal(store, system_id)
-    size = segment_size or _segment_size(store, system_id, keyring, wal, pieces)
-    coverage = Coverage.of(ranges_of(wal, pieces, size))
-    for _ in range(_MOST_LISTS):
+    known = ranges.read(system_id) if ranges is not None else NOTHING
+    conflicts = sorted({note.subject for note in notes if note.kind == CONFLICT}) if known.spans else []
+    if len(conflicts) > _MOST_CONFLICTS:
+        known, conflicts = Known((), known.summaries), []
+    size = segment_size or known.segment_size
+    coverage = None
+    for _ in range(_MOST_LISTS + 1):
+        seen = coverage
+        pieces, listed = _list_wal(store, system_id, known, conflicts)
+        retired = retired_ranges(store, system_id, notes, keyring)
+        taken = _coverage_of(retired)
+        size = size or _segment_size(store, system_id, keyring, listed, pieces)
+        coverage = Coverage.of([*ranges_of(listed, pieces, size), *known.triples(taken)])
         if all(len(pairs) == 1 for pairs in coverage.by_timeline.values()):
             break
-        seen = coverage
-        wal, pieces = _list_wal(store, system_id)
-        coverage = Coverage.of(ranges_of(wal, pieces, size))
-        if holes(coverage) == holes(seen):
+        if seen is not None and holes(coverage) == holes(seen):
             break
     return StoreCatalog(
         store=store.name,
         system_id=system_id,
         segment_size=size,
         snapshots=snapshots,
-        wal=wal,
+        wal=_together(listed, known, taken),
         pieces=pieces,
         histories=histories,
-        coverage=coverage,
+        coverage=coverage or Coverage.of(),
         notes=notes,
         recorded_gaps=tuple(gap for gap in map(gap_of, notes) if gap is not None),
         damaged=damaged,
-        retired=retired_ranges(store, system_id, notes, keyring),
+        retired=retired,
+        known=known,
     )
 
 
+def _coverage_of(parts: Iterable[LsnRange]) -> Coverage:
+    return Coverage.of((part.timeline, part.start, part.end) for part in parts)
+
+
 def _list_wal(
-    store: ReadableStore, system_id: int
-) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[PieceName, ...]]]:
-    """Pieces first: a segment is put before its pieces go."""
+    store: ReadableStore, system_id: int, known: Known, conflicts: Iterable[str]
+) -> tuple[dict[str, tuple[PieceName, ...]], dict[str, tuple[str, ...]]]:
+    """Pieces, and the complete segments that `known` does not name, with those in conflict. Pieces first: a segment is
+    put before its pieces go.
+    """
     pieces = list_pieces(store, pieces_prefix(system_id))
     wal: dict[str, tuple[str, ...]] = {}
-    for info in store.list(wal_prefix(system_id)):
+    for info in _listed(store, system_id, known, conflicts):
         place = parse_name(info.name)
-        if isinstance(place, WalName):
+        if isinstance(place, WalName) and info.name not in wal.get(place.segment, ()):
             wal[place.segment] = (*wal.get(place.segment, ()), info.name)
-    return wal, pieces
+    return pieces, wal
+
+
+def _listed(store: ReadableStore, system_id: int, known: Known, conflicts: Iterable[str]) -> Iterator[ObjectInfo]:
+    """One LIST before, between and after the runs of spans, and one per conflict."""
+    after, prefix = "", wal_prefix(system_id)
+    for first, last in known.covers():
+        for info in store.list(prefix, after=after):
+            if info.name >= first:
+                break
+            yield info
+        after = last
+    yield from store.list(prefix, after=after)
+    for text in conflicts:
+        try:
+            yield from store.list(segment_prefix(system_id, Segment.parse(text, known.segment_size)))
+        except UsageError:  # a note about no segment of this size
+            continue
+
+
+def _together(listed: dict[str, tuple[str, ...]], known: Known, retired: Coverage) -> dict[str, tuple[str, ...]]:
+    """What was listed and what ranges name, ascending; of a segment in both, what was listed."""
+    if not known.spans:
+        return listed
+    named = {segment: (name,) for span in known.spans for segment, name in span.objects(retired)}
+    return dict(sorted({**named, **listed}.items()))
 
 
 def list_pieces(store: ReadableStore, prefix: str) -> dict[str, tuple[PieceName, ...]]:
@@ -213,7 +261,7 @@ def _segment_size(
                 continue
     if not pieces:
         return 0
-    wal, pieces = _list_wal(store, system_id)
+    pieces, wal = _list_wal(store, system_id, NOTHING, ())
     return _segment_size(store, system_id, keyring, wal, pieces)
 
 

@@ -1,4 +1,4 @@
-"""Object names: the only place that builds or reads them, with keynames (docs/format.md, section 2). Pure."""
+"""Object names: built and read here, in keynames and in rangenames alone (docs/format.md, section 2). Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from replicator.repository.keynames import parse_recipient_name as parse_recipie
 from replicator.repository.keynames import parse_writer_name as parse_writer_name
 from replicator.repository.keynames import recipient_name as recipient_name
 from replicator.repository.keynames import writer_name as writer_name
+from replicator.repository.rangenames import RangeName as RangeName
+from replicator.repository.rangenames import RangesName as RangesName
+from replicator.repository.rangenames import SummaryName as SummaryName
+from replicator.repository.rangenames import parse_range_name
+from replicator.repository.rangenames import range_name as range_name
+from replicator.repository.rangenames import ranges_prefix as ranges_prefix
+from replicator.repository.rangenames import summary_name as summary_name
 
 ROOT = "replicator.json"
 #: What `check` puts and removes to see what a store honours; readers of a repository look at no such name.
@@ -114,11 +121,10 @@ class RecordName:
         return f"{self.time}-{self.kind}-{self.fingerprint}"
 
 
-Name = WalName | PieceName | HistoryName | PackName | BeginName | ManifestName | NoteName | RecordName
-
+Name = WalName | PieceName | HistoryName | PackName | BeginName | ManifestName | NoteName | RecordName | RangesName
 
 #: What an Object Lock holds of a system id: what a restore needs or a proof says. Never pieces, which give way to
-#: their segment, nor notes, which only remark.
+#: their segment, nor notes, which only remark, nor ranges, which only repeat.
 _LOCKED = frozenset({"history", "packs", "records", "snapshots", "wal"})
 
 
@@ -289,4 +295,5 @@ _PARSERS = {
     "snapshots": _parse_manifest,
     "notes": _parse_note,
     "records": _parse_record,
+    "ranges": parse_range_name,
 }

@@ -97,10 +97,12 @@ class ManifestSummary:
 
 
 def write_manifest(
-    keyring: Keyring, level: int, facts: SnapshotFacts, attempt: int, entries: Iterable[Entry], packs: Iterable[PackId],
-    totals: Mapping[str, int], write: Callable[[bytes], object],
+    keyring: Keyring, level: int, facts: SnapshotFacts, attempt: int, entries: Iterable[Entry | bytes],
+    packs: Iterable[PackId], totals: Mapping[str, int], write: Callable[[bytes], object],
 ) -> str:  # fmt: skip
-    """Seal a manifest through `write` and return its name. `totals` has `bytes`, `added_bytes`, `files`."""
+    """Seal a manifest through `write` and return its name. `totals` has `bytes`, `added_bytes`, `files`. An entry may
+    be its `entry_line`.
+    """
     snapshot = facts.snapshot
     header = Header(
         Kind.MANIFEST, keyring.cipher, Compression.ZSTD, keyring.repository_id, keyring.current, b"",
@@ -110,7 +112,7 @@ def write_manifest(
     write(sealer.head)
     waiting = bytearray(_facts_line(facts))
     for entry in entries:
-        waiting += entry_line(entry)
+        waiting += entry if isinstance(entry, bytes) else entry_line(entry)
         while len(waiting) >= FRAME_SIZE:
             write(sealer.frame(bytes(waiting[:FRAME_SIZE])))
             del waiting[:FRAME_SIZE]

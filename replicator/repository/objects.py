@@ -6,36 +6,36 @@ handed out before what it stands on was verified. Never retries and never decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from replicator.core.lsn import Lsn
 from replicator.errors import IntegrityError
 from replicator.repository.earlier import earlier_contents, read_sound
 from replicator.repository.layout import ManifestName, PackName, PieceName, WalName, parse_name
-from replicator.seal.digest import Fingerprint, digest
-from replicator.seal.header import FRAME_SIZE, HEADER_SIZE, SEALED_KEY_SIZE, Cipher, Header, Kind
+from replicator.seal.digest import digest
+from replicator.seal.header import FRAME_SIZE, HEADER_SIZE, SEALED_KEY_SIZE, Header, Kind
 from replicator.seal.keyring import Keyring
-from replicator.seal.sealer import ObjectOpener, check_head, parse_tail, verify_table
+from replicator.seal.sealer import FrameRoom, ObjectOpener, check_head, parse_tail, verify_table
 from replicator.seal.table import TAIL_SIZE, Table
 from replicator.store.protocol import ReadableStore
 
 #: The most bytes fetched by one request when frames are read one after another.
 BATCH_SIZE = 4 * FRAME_SIZE
-#: The same when all is only looked at: more memory at a time is given back to the system and cleared again each time.
-EXAMINE_SIZE = 2 * FRAME_SIZE
+#: Bytes that nobody asked for are fetched where that saves a request.
+_SKIPPED = 256 * 1024
 
 
-def read_table(store: ReadableStore, name: str, keyring: Keyring) -> Table:
-    """The signed table of an object, by one suffix range (two when it is long); needs no private key.
+def read_table(store: ReadableStore, name: str, keyring: Keyring, *, tail: int = TAIL_SIZE) -> Table:
+    """The signed table of an object, by one suffix range of `tail` bytes (two when it is longer); needs no private key.
 
     Raises ObjectAbsent, IntegrityError.
     """
-    return read_sound(store, name, lambda found: _read_table(found, name, keyring)[0])
+    return read_sound(store, name, lambda found: signed_table(found, name, keyring, tail)[0])
 
 
-def _read_table(store: ReadableStore, name: str, keyring: Keyring) -> tuple[Table, bytes]:
-    tail, size = store.get_tail(name, TAIL_SIZE)
+def signed_table(store: ReadableStore, name: str, keyring: Keyring, most: int = TAIL_SIZE) -> tuple[Table, bytes]:
+    """The table as `read_table`, and its writer's id; earlier contents are not looked for."""
+    tail, size = store.get_tail(name, most)
     found = parse_tail(tail, size, name)
     if isinstance(found, int):
         tail, size = store.get_tail(name, found)
@@ -91,6 +91,37 @@ class StoredObject:
                 yield plain
             first = last
 
+    def frames_at(self, numbers: Sequence[int], room: FrameRoom) -> Iterator[memoryview]:
+        """The plain bytes of these frames, ascending, by few requests; each lasts until the next. Raises IntegrityError
+        for a frame that there is not.
+        """
+        if numbers and numbers[-1] >= len(self.table.frames):
+            raise IntegrityError(f"{self.table.name}: a map names a frame that it has not", object=self.table.name)
+        for run in self._runs(numbers):
+            start = self._offsets[run[0]]
+            sealed = memoryview(self._store.get(self.table.name, start, self._offsets[run[-1] + 1] - start))
+            for number in run:
+                data = sealed[self._offsets[number] - start : self._offsets[number + 1] - start]
+                try:
+                    plain = self._opener.open_frame_into(number, data, room)
+                except IntegrityError as error:
+                    plain = memoryview(self._frame_before(number, error))
+                yield plain
+
+    def _runs(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Frames that one request fetches."""
+        run: list[int] = []
+        for number in numbers:
+            if run:
+                gap = self._offsets[number] - self._offsets[run[-1] + 1]
+                length = self._offsets[number + 1] - self._offsets[run[0]]
+                if gap > _SKIPPED or length > BATCH_SIZE:
+                    yield run
+                    run = []
+            run.append(number)
+        if run:
+            yield run
+
     def _frame_before(self, number: int, error: IntegrityError) -> bytes:
         """The frame from an earlier content of the same object; raises `error` when there is none that is well."""
         if self._keyring is not None:
@@ -116,74 +147,23 @@ def open_object(store: ReadableStore, name: str, keyring: Keyring) -> StoredObje
 
 
 def _open_object(store: ReadableStore, name: str, keyring: Keyring) -> StoredObject:
-    table, writer = _read_table(store, name, keyring)
+    table, writer = signed_table(store, name, keyring)
     head = store.get(name, 0, table.head_size)
     header = check_head(keyring, head, table, name)
-    _check_place(header, table, writer, name)
+    check_place(header, table, writer, name)
     return StoredObject(store, ObjectOpener(keyring, header, head, table))
 
 
 def check_object(store: ReadableStore, name: str, keyring: Keyring) -> Table:
     """Read every byte of an object and check all that needs no private key: head, table, signature, frame digests."""
-    table, writer = _read_table(store, name, keyring)
+    table, writer = signed_table(store, name, keyring)
     head = store.get(name, 0, table.head_size)
-    _check_place(check_head(keyring, head, table, name), table, writer, name)
+    check_place(check_head(keyring, head, table, name), table, writer, name)
     offsets = table.offsets
     for number, entry in enumerate(table.frames):
         if digest(store.get(name, offsets[number], entry.sealed_size)) != entry.digest:
             raise IntegrityError(f"{name}: frame {number} is damaged", object=name, frame=number)
     return table
-
-
-@dataclass(frozen=True, slots=True)
-class ExaminedObject:
-    """An object whose every byte was looked at. `opened`: so were its plain bytes. `segment_size`: 0 for a pack."""
-
-    table: Table
-    opened: bool
-    segment_size: int
-
-
-def examine_object(
-    store: ReadableStore, name: str, keyring: Keyring, tick: Callable[[int], None], fingerprint: str = ""
-) -> ExaminedObject:
-    """Read all of an object, by large reads in turn, and check what can be checked here: without the private key head,
-    table, signature, place and frame digests; with it the plain bytes too, and that they have this `fingerprint`.
-
-    `tick` is told the bytes of each read. Raises ObjectAbsent, IntegrityError, and whatever `tick` raises.
-    """
-    table, writer = _read_table(store, name, keyring)
-    head = store.get(name, 0, table.head_size)
-    header = check_head(keyring, head, table, name)
-    _check_place(header, table, writer, name)
-    opened = header.cipher is Cipher.NONE or header.key_id in keyring.private
-    opener = ObjectOpener(keyring, header, head, table) if opened else None
-    mark = Fingerprint(keyring.repository_id)
-    for number, sealed in _sealed_frames(store, table, tick):
-        if opener is not None:
-            plain = opener.open_frame(number, sealed)
-            if fingerprint:
-                mark.update(plain)
-        elif digest(sealed) != table.frames[number].digest:
-            raise IntegrityError(f"{name}: frame {number} is damaged", object=name, frame=number)
-    if opened and fingerprint and mark.hex() != fingerprint:
-        raise IntegrityError(f"{name}: its fingerprint is another's", object=name)
-    return ExaminedObject(table, opened, header.segment_size)
-
-
-def _sealed_frames(store: ReadableStore, table: Table, tick: Callable[[int], None]) -> Iterator[tuple[int, memoryview]]:
-    """Every frame as it is stored, several by each request."""
-    offsets, end, first = table.offsets, len(table.frames), 0
-    while first < end:
-        last = first + 1
-        while last < end and offsets[last + 1] - offsets[first] <= EXAMINE_SIZE:
-            last += 1
-        start = offsets[first]
-        sealed = memoryview(store.get(table.name, start, offsets[last] - start))
-        for number in range(first, last):
-            yield number, sealed[offsets[number] - start : offsets[number + 1] - start]
-        tick(len(sealed))
-        first = last
 
 
 def read_header(store: ReadableStore, name: str, keyring: Keyring) -> Header:
@@ -192,13 +172,13 @@ def read_header(store: ReadableStore, name: str, keyring: Keyring) -> Header:
 
 
 def _read_header(store: ReadableStore, name: str, keyring: Keyring) -> Header:
-    table, writer = _read_table(store, name, keyring)
+    table, writer = signed_table(store, name, keyring)
     header = check_head(keyring, store.get(name, 0, table.head_size), table, name)
-    _check_place(header, table, writer, name)
+    check_place(header, table, writer, name)
     return header
 
 
-def _check_place(header: Header, table: Table, writer: bytes, name: str) -> None:
+def check_place(header: Header, table: Table, writer: bytes, name: str) -> None:
     """Raise IntegrityError unless header and table say the same as the name."""
     place = parse_name(name)
     facts: tuple[object, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,15 +83,22 @@ def free_label(participants: Participants, system_id: int, clock: Clock, stop: E
             raise Interrupted("stopped while waiting for a free label")
 
 
-def put_mark(participants: Participants, keyring: Keyring, begun: Begun, parent: str | None, now: datetime) -> None:
-    """Put the mark into every participating store; `parent` is the label that must be kept meanwhile."""
-    body = {
+def put_mark(
+    participants: Participants, keyring: Keyring, begun: Begun, parent: str | None, now: datetime,
+    continues: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Put the mark into every participating store; `parent` is the label of the snapshot that must be kept meanwhile,
+    `continues` are those under which takes that died left packs.
+    """
+    body: dict[str, Any] = {
         "host": host_name(),
         "parent": parent,
         "pid": os.getpid(),
         "process_start": process_mark(os.getpid()),
         "started": rfc3339(now),
     }
+    if continues:
+        body["continues"] = list(continues)
     document = sign_as_writer(keyring, "begin", begun.name, body)
     participants.each(lambda _, store: store.put(begun.name, document), what="putting the begin")
 

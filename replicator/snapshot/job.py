@@ -14,6 +14,8 @@ from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.seal.header import Compression
+from replicator.snapshot.packer import PACK_SIZE
+from replicator.snapshot.source import LocalReader
 from replicator.tolerance import Clock, SystemClock
 
 #: Named steps of a take, in order; a callable given as `steps` is called with each as it is reached.
@@ -33,8 +35,10 @@ def no_step(_: str) -> None:
 class TakeJob:
     """One snapshot to take. Everything real is passed in.
 
-    `rate_limit` in bytes per second. `store_deadline_s`: how long a store may take nothing before the snapshot goes on
-    without it. `wal_deadline_s`: how long a store's coverage may stand still before it is given up for this snapshot.
+    `rate_limit` in bytes per second, `pack_size` in sealed bytes. `store_deadline_s`: how long a store may take nothing
+    before the snapshot goes on without it. `wal_deadline_s`: how long a store's coverage may stand still before it is
+    given up for this snapshot.
+    `local` reads the data directory where that is the server's own; without it the snapshot comes over the network.
     """
 
     repository: Repository
@@ -49,6 +53,8 @@ class TakeJob:
     workers: int = 2
     checkpoint: str = "fast"
     rate_limit: int | None = None
+    pack_size: int = PACK_SIZE
+    local: LocalReader | None = None
     store_deadline_s: float = 180.0
     wal_deadline_s: float = 60.0
     steps: Callable[[str], None] = no_step

@@ -1,6 +1,7 @@
 """Blocks into frames into packs: places bytes, seals frames in worker threads, sends packs to the stores in order.
 
-Owns the numbering of packs and frames. Memory: the open frame and a few being sealed. It reads nothing back.
+Owns the numbering of packs and frames. Memory: the open frame and a few being sealed, and what they are views of. It
+reads nothing back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from replicator.snapshot.channels import Channels
 
 #: A pack is closed before a frame that may take it beyond this many sealed bytes.
 PACK_SIZE = 48 * 2**20
+#: Parts from so many bytes on are not copied: a view keeps all of what it is a view of.
+_VIEW = FRAME_SIZE // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,13 @@ class PackPlace:
 class Packer:
     """`append` and `append_map` say where bytes will lie; `finish` closes the last pack. One thread calls it.
 
-    `ahead` frames are being sealed at most. `added_bytes` counts the sealed bytes of all packs so far.
+    `ahead` frames are being sealed at most. `added_bytes` counts the sealed bytes of all packs so far. `packed` is told
+    each pack that was closed, with its plain and its sealed bytes; it is not durable yet.
     """
 
     def __init__(
         self, place: PackPlace, channels: Channels, executor: Executor, *, ahead: int,
-        packed: Callable[[], object] = lambda: None, pack_size: int = PACK_SIZE,
+        packed: Callable[[PackId, int, int], object] = lambda *_: None, pack_size: int = PACK_SIZE,
     ) -> None:  # fmt: skip
         self.added_bytes = 0
         self._place = place
@@ -53,27 +57,43 @@ class Packer:
         self._packed = packed
         self._pack_size = pack_size
         self._number = 0
+        self._pack = PackId(place.label, place.attempt, 0)
         self._sealer: ObjectSealer | None = None
-        self._frame = bytearray()
+        self._parts: list[memoryview | bytearray] = []
+        self._frame_size = 0
         self._frame_number = 0
         self._sealing: deque[tuple[int, Future[tuple[bytes, FrameEntry]]]] = deque()
         self._pack_bytes = 0
+        self._plain_bytes = 0
         self._sealing_bytes = 0
 
     def append(self, data: memoryview, unit: int) -> list[BlockRun]:
-        """Place blocks of `unit` bytes each, the last may be shorter; no block is cut."""
+        """Place blocks of `unit` bytes each, the last may be shorter; no block is cut. `data` must not change."""
         runs: list[BlockRun] = []
         while data:
-            room = FRAME_SIZE - len(self._frame)
+            if self._frame_size and len(data) >= FRAME_SIZE:
+                self._seal()  # what fills a frame gets one of its own: nothing is copied then
+            room = FRAME_SIZE - self._frame_size
             taken = len(data) if len(data) <= room else room - room % unit
             if not taken:
                 self._seal()
                 continue
             pack = self._open()
-            runs.append(BlockRun(-(-taken // unit), pack, self._frame_number, len(self._frame)))
-            self._frame += data[:taken]
+            runs.append(BlockRun(-(-taken // unit), pack, self._frame_number, self._frame_size))
+            self._add(data[:taken])
             data = data[taken:]
         return runs
+
+    def _add(self, part: memoryview) -> None:
+        self._frame_size += len(part)
+        if len(part) >= _VIEW:
+            self._parts.append(part)
+            return
+        last = self._parts[-1] if self._parts else None
+        if not isinstance(last, bytearray):
+            last = bytearray()
+            self._parts.append(last)
+        last += part
 
     def append_map(self, data: bytes) -> MapRef:
         """Place a map chunk."""
@@ -88,12 +108,12 @@ class Packer:
 
     def _open(self) -> PackId:
         """The pack of the open frame; a new one when there is none, or the open one would become too large."""
-        if not self._frame:
+        if not self._frame_size:
             if self._pack_bytes + self._sealing_bytes >= self._pack_size:
                 self._close()
             if self._sealer is None:
                 self._begin_pack()
-        return PackId(self._place.label, self._place.attempt, self._number)
+        return self._pack
 
     def _begin_pack(self) -> None:
         place = self._place
@@ -103,19 +123,22 @@ class Packer:
         )  # fmt: skip
         self._sealer = ObjectSealer(place.keyring, header, place.level)
         self._frame_number = 0
+        self._pack = PackId(place.label, place.attempt, self._number)
         self._channels.open(self._name())
         self._write(self._sealer.head)
 
     def _seal(self) -> None:
-        if not self._frame:
+        if not self._frame_size:
             return
         assert self._sealer is not None
         while len(self._sealing) >= self._ahead:
             self._take_sealed()
-        # The buffer now belongs to the worker; a fresh one takes its place.
-        plain, self._frame = self._frame, bytearray()
-        self._sealing.append((len(plain), self._executor.submit(self._sealer.seal_frame, self._frame_number, plain)))
-        self._sealing_bytes += len(plain)
+        # The buffers now belong to the worker; fresh ones take their place.
+        parts, size = self._parts, self._frame_size
+        self._parts, self._frame_size = [], 0
+        self._sealing.append((size, self._executor.submit(_seal_frame, self._sealer, self._frame_number, parts)))
+        self._sealing_bytes += size
+        self._plain_bytes += size
         self._frame_number += 1
 
     def _take_sealed(self) -> None:
@@ -133,10 +156,11 @@ class Packer:
             self._take_sealed()
         self._write(self._sealer.finish(self._name()))
         self._channels.commit()
-        self._packed()
+        closed = self._pack, self._plain_bytes, self._pack_bytes
         self._sealer = None
         self._number += 1
-        self._pack_bytes = 0
+        self._pack_bytes = self._plain_bytes = 0
+        self._packed(*closed)
 
     def _write(self, data: bytes) -> None:
         self._channels.write(data)
@@ -144,5 +168,8 @@ class Packer:
         self.added_bytes += len(data)
 
     def _name(self) -> str:
-        pack = PackId(self._place.label, self._place.attempt, self._number)
-        return pack_name(self._place.system_id, pack)
+        return pack_name(self._place.system_id, self._pack)
+
+
+def _seal_frame(sealer: ObjectSealer, number: int, parts: list[memoryview | bytearray]) -> tuple[bytes, FrameEntry]:
+    return sealer.seal_frame(number, parts[0] if len(parts) == 1 else b"".join(parts))

@@ -17,6 +17,7 @@ from replicator.repository.layout import PackId, PackName, manifest_name, pack_n
 from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, read_summary
 from replicator.repository.objects import StoredObject, open_object
 from replicator.seal.keyring import Keyring
+from replicator.snapshot.deadpacks import pass_over_dead
 from replicator.snapshot.index import IndexWriter, ParentIndex
 from replicator.snapshot.job import PARENT_UNUSABLE
 from replicator.snapshot.participants import Participants
@@ -30,10 +31,11 @@ _PACKS_KEPT = 8
 
 @dataclass(frozen=True)
 class Parent:
-    """The snapshot referred to, and its maps."""
+    """The snapshot referred to, its maps, and the plain and sealed bytes of its packs as far as they are known."""
 
     snapshot: Snapshot
     index: ParentIndex
+    sizes: Mapping[PackId, tuple[int, int]]
 
 
 def missing_packs(store: ReadableStore, system_id: int, packs: Iterable[PackId]) -> list[PackId]:
@@ -78,7 +80,7 @@ def load_parent(
 ) -> tuple[Parent | None, list[Finding]]:
     """The parent's maps: this host's memory of it, else read from the first store that can give them.
 
-    None, with findings, when none can.
+    None, with findings, when none can. Packs that are mostly dead are passed over.
     """
     findings: list[Finding] = []
     index = _remembered(index_path, snapshot)
@@ -91,7 +93,9 @@ def load_parent(
             findings.append(_unusable(snapshot, name, error))
         except StoreUnavailable as error:
             participants.leave_out(name, error)
-    return (Parent(snapshot, index) if index is not None else None), findings
+    if index is None:
+        return None, findings
+    return Parent(snapshot, index, pass_over_dead(index, participants.active, keyring, snapshot.system_id)), findings
 
 
 def _remembers(path: Path, snapshot: Snapshot) -> bool:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from replicator.repository.blockmap import BlockRun
 
 _MIB = 2**20
 #: The smallest block, in bytes: PostgreSQL's usual page.
 SMALLEST = 8192
+#: The largest.
+LARGEST = 128 * 1024
+#: Pages in a block where all files together have fewer bytes than that.
+_PAGES = ((128 * 1024 * _MIB, 1), (1024**2 * _MIB, 2), (4 * 1024**2 * _MIB, 4))
 
 
-def choose_block_size(size: int, page: int) -> int:
-    """The block size of a file that no parent has, a multiple of the server's `page`.
+def choose_block_size(size: int, page: int, total: int = 0) -> int:
+    """The block size of a file that no parent has, a multiple of the server's `page`; `total` bytes are in all files.
 
-    A page for files under 64 MiB: a changed row costs one page. Larger ones, where a page's 16 bytes of hash add up,
-    take 2, 4 and 16 pages, so the maps of 1 GiB segments stay at 0.05 % and no map is above 0.2 %. `size` -1: unknown.
+    A page: a changed row costs one page, and a page's 16 bytes of hash are 0.2 % of it. Where these add up, beyond
+    128 GiB in all, files of 64 MiB and more take 2 pages, beyond 1 TiB 4, beyond 4 TiB 16: maps stay within 5 GiB up
+    to 40 TiB. `size` -1: unknown.
     """
     base = max(SMALLEST, page)
     if size < 64 * _MIB:
         return base
-    if size < 256 * _MIB:
-        return min(2 * base, 128 * 1024)
-    return min((4 if size <= 1024 * _MIB else 16) * base, 128 * 1024)
+    pages = next((pages for most, pages in _PAGES if total < most), 16)
+    return min(pages * base, LARGEST)
 
 
 def merge_runs(runs: Iterable[BlockRun], block_size: int) -> tuple[BlockRun, ...]:
     """The same blocks in as few runs as can be: neighbours in a frame, and zeros, are joined."""
     merged: list[BlockRun] = []
     for run in runs:
-        if merged and run.pack == merged[-1].pack:
+        if merged and (run.pack is merged[-1].pack or run.pack == merged[-1].pack):
             last = merged[-1]
             follows = last.frame == run.frame and run.offset == last.offset + last.blocks * block_size
             if run.pack is None or follows:
@@ -39,17 +45,28 @@ def merge_runs(runs: Iterable[BlockRun], block_size: int) -> tuple[BlockRun, ...
     return tuple(merged)
 
 
-def slice_runs(runs: Iterable[BlockRun], first: int, count: int, block_size: int) -> list[BlockRun]:
-    """The runs of the blocks [first, first + count)."""
-    found: list[BlockRun] = []
-    position = 0
-    for run in runs:
-        low = max(first, position)
-        high = min(first + count, position + run.blocks)
-        if low < high:
-            offset = 0 if run.pack is None else run.offset + (low - position) * block_size
-            found.append(BlockRun(high - low, run.pack, run.frame, offset))
-        position += run.blocks
-        if position >= first + count:
-            break
-    return found
+class RunSlicer:
+    """Slices of the same runs, each found at once however many runs there are."""
+
+    def __init__(self, runs: Sequence[BlockRun], block_size: int) -> None:
+        self._runs = runs
+        self._ends = list(accumulate(run.blocks for run in runs))
+        self._block_size = block_size
+
+    def slice(self, first: int, count: int) -> list[BlockRun]:
+        """The runs of the blocks [first, first + count), as far as there are any."""
+        found: list[BlockRun] = []
+        stop = first + count
+        at = bisect_right(self._ends, first)
+        while at < len(self._runs) and first < stop:
+            run, end = self._runs[at], self._ends[at]
+            begin = end - run.blocks
+            high = min(stop, end)
+            if first == begin and high == end:
+                found.append(run)
+            elif first < high:
+                offset = 0 if run.pack is None else run.offset + (first - begin) * self._block_size
+                found.append(BlockRun(high - first, run.pack, run.frame, offset))
+            first = high
+            at += 1
+        return found

@@ -19,24 +19,27 @@ from replicator.core.finding import Finding
 from replicator.core.moment import to_microseconds
 from replicator.core.progress import Progress, Report
 from replicator.core.snapshot import Snapshot
-from replicator.errors import HostLacks, SourceUnavailable, StoreUnavailable, StreamNotRunning
-from replicator.postgres.basebackup import BaseBackup, base_backup
+from replicator.errors import HostLacks, StoreUnavailable, StreamNotRunning
+from replicator.postgres.beside import Beside
 from replicator.postgres.connection import Identity, ReplicationConnection
 from replicator.repository.catalog import list_snapshots
-from replicator.repository.layout import manifest_name
+from replicator.repository.layout import PackId, manifest_name
 from replicator.repository.locks import extend_locks
 from replicator.repository.manifests import SnapshotFacts, write_manifest
 from replicator.repository.repository import check_store
-from replicator.snapshot.backup import BackupReader, Totals
 from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label, put_mark
 from replicator.snapshot.channels import Channels
+from replicator.snapshot.choice import choose_source, open_source
 from replicator.snapshot.index import IndexWriter
-from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, SnapshotRow, TakeJob, TakeResult
-from replicator.snapshot.leftout import refuse_left_out
+from replicator.snapshot.job import SnapshotRow, TakeJob, TakeResult
 from replicator.snapshot.manifest import put_once
+from replicator.snapshot.outcome import findings_of, row_of
 from replicator.snapshot.packer import Packer, PackPlace
 from replicator.snapshot.parent import Parent, choose_parent, load_parent, missing_packs
 from replicator.snapshot.participants import Participants
+from replicator.snapshot.resume import Leftovers, bound_to
+from replicator.snapshot.runs import SMALLEST
+from replicator.snapshot.source import Asked, Ended, Intake, Totals
 from replicator.snapshot.wal import WalNeed, wait_for_wal
 from replicator.store.protocol import Store
 
@@ -84,6 +87,7 @@ class _Take:
         self._keyring = job.repository.keyring
         self._directory = job.state_directory / "snapshot"
         self._server_epoch_us = 0
+        self._beside: Beside | None = None
         self._participants = Participants(job.repository.stores, job.clock, job.store_deadline_s, stop)
 
     def run(self) -> tuple[SnapshotRow, list[Finding]]:
@@ -93,8 +97,11 @@ class _Take:
             identity = connection.identify()
             segment_size = connection.wal_segment_size
             begun, parent, findings = self._begin(identity)
-            key = parent.index.key if parent is not None else secrets.token_bytes(32)
-            with IndexWriter(self._directory / f"taking-{self._attempt:08x}.sqlite", key) as index:
+            key = parent.index.key if parent is not None else self._leftovers.key or secrets.token_bytes(32)
+            taking = self._directory / f"taking-{self._attempt:08x}.sqlite"
+            with IndexWriter(taking, key, parent.index if parent is not None else None) as index:
+                self._leftovers.carry(index, begun.label)
+                index.add_packs(parent.sizes if parent is not None else {})
                 read = self._read(connection, begun, parent, index, key, settings)
                 connection.close()
                 self._wait_for_wal(read.snapshot, segment_size)
@@ -108,7 +115,8 @@ class _Take:
                 )  # fmt: skip
                 holders = self._put_manifest(facts, read, index)
                 self._keep(index, parent, read.snapshot)
-        return self._row(facts, read, holders), [*findings, *self._findings(facts)]
+        row = row_of(facts, read.totals.bytes, read.added_bytes, holders)
+        return row, [*findings, *findings_of(facts, self._participants.left_out)]
 
     def _look_at_server(self) -> dict[str, str]:
         """The settings to remember; fails at once when nobody streams, as the WAL of a backup would never come."""
@@ -122,7 +130,7 @@ class _Take:
                     f"slot {job.slot} {state}: no stream of {job.repository.cluster} is running",
                     hint=f"Start `replicator daemon {job.repository.cluster}`, then take the snapshot.",
                 )
-            refuse_left_out(sql)
+            self._beside = choose_source(job, sql, self._report)
             settings = sql.settings(SETTINGS)
             asked = job.clock.monotonic()
             self._server_epoch_us = to_microseconds(sql.clock()) - round(asked * 1e6)
@@ -155,7 +163,10 @@ class _Take:
         label = free_label(self._participants, system_id, job.clock, self._stop)
         begun = Begun(system_id, label, self._attempt)
         parent_label = chosen.label if chosen is not None else None
-        put_mark(self._participants, self._keyring, begun, parent_label, job.clock.now())
+        self._leftovers = Leftovers(self._directory, bound_to(self._keyring, system_id, chosen))
+        put_mark(
+            self._participants, self._keyring, begun, parent_label, job.clock.now(), continues=self._leftovers.labels
+        )
         findings += exclude_others(self._participants, self._keyring, begun)
         job.steps("begun")
         self._clean()
@@ -163,6 +174,9 @@ class _Take:
         if chosen is not None:
             parent, unusable = load_parent(self._participants, chosen, self._keyring, self._parent_path)
             findings += unusable
+        if parent is None and chosen is not None:
+            self._leftovers.close()  # they refer to what can not be referred to
+        self._leftovers.confirm(self._participants, self._keyring, begun, parent.index if parent is not None else None)
         job.steps("parent")
         return begun, parent, findings
 
@@ -175,7 +189,7 @@ class _Take:
         before = self._job.clock.now().timestamp() - _LEFT_OVER_S
         for path in self._directory.glob("*-????????.*"):
             with suppress(OSError):  # another take may be cleaning too
-                if path.stat().st_mtime < before:
+                if path.stat().st_mtime < before and path.with_suffix(".sqlite") not in self._leftovers.paths:
                     path.unlink()
 
     def _read(
@@ -188,43 +202,35 @@ class _Take:
         place = PackPlace(
             self._keyring, begun.system_id, begun.label, begun.attempt, job.compression, job.level
         )  # fmt: skip
+        asked = Asked(f"replicator {begun.label}", job.checkpoint, job.rate_limit, settings)
         with ExitStack() as stack:
-            backup = stack.enter_context(
-                base_backup(connection, label=f"replicator {begun.label}", checkpoint=job.checkpoint,
-                            max_rate=job.rate_limit)
-            )  # fmt: skip
+            source = stack.enter_context(open_source(job, self._beside, connection, asked))
             job.steps("backup")
             channels = stack.enter_context(Channels(self._participants, job.clock, job.store_deadline_s, self._stop))
-            executor = ThreadPoolExecutor(job.workers, thread_name_prefix="snapshot-seal")
+            executor = ThreadPoolExecutor(job.workers, thread_name_prefix="snapshot-work")
             stack.callback(executor.shutdown, wait=True, cancel_futures=True)
-            packer = Packer(place, channels, executor, ahead=job.workers + 1, packed=lambda: job.steps("packed"))
-            reader = BackupReader(
-                index, packer, key, parent.index if parent is not None else None,
-                page=int(settings.get("block_size", 8192)), report=self._report, stop=self._stop, step=job.steps,
+
+            def packed(pack: PackId, plain: int, sealed: int) -> None:
+                index.add_packs({pack: (plain, sealed)})
+                index.checkpoint()
+                job.steps("packed")
+
+            packer = Packer(place, channels, executor, ahead=job.workers + 1, packed=packed, pack_size=job.pack_size)
+            intake = Intake(
+                index, packer, key, self._leftovers.over(parent.index if parent is not None else None),
+                max(int(settings.get("block_size", 8192)), SMALLEST), executor, job.workers, self._directory, job.clock,
+                self._report, self._stop, job.steps,
             )  # fmt: skip
-            totals = reader.read(backup)
+            totals, ended = source.read(intake)
             packer.finish()
             job.steps("read")
             self._progress("packs")
             channels.finish()
-            return self._outcome(begun, backup, start_us, totals, packer.added_bytes)
+            return self._outcome(begun, start_us, totals, packer.added_bytes, ended)
 
-    def _outcome(self, begun: Begun, backup: BaseBackup, start_us: int, totals: Totals, added_bytes: int) -> _Read:
-        if backup.stop_lsn is None or backup.stop_timeline != backup.timeline:
-            raise SourceUnavailable(
-                f"the server changed from timeline {backup.timeline} to {backup.stop_timeline} during the backup",
-                hint="Take the snapshot again.",
-            )
-        snapshot = Snapshot(begun.label, begun.system_id, backup.timeline, backup.start_lsn, backup.stop_lsn)
-        spaces = tuple(
-            {"in_place": not space.location.startswith("/"), "location": space.location, "oid": space.oid}
-            for space in backup.tablespaces
-            if space.oid is not None
-        )
-        damage: tuple[str, ...] = ()
-        if backup.checksum_failures:
-            damage = tuple(backup.warnings) or ("the server found pages with wrong checksums",)
-        return _Read(snapshot, start_us, self._server_us(), totals, added_bytes, spaces, damage)
+    def _outcome(self, begun: Begun, start_us: int, totals: Totals, added_bytes: int, ended: Ended) -> _Read:
+        snapshot = Snapshot(begun.label, begun.system_id, ended.timeline, ended.start, ended.stop)
+        return _Read(snapshot, start_us, self._server_us(), totals, added_bytes, ended.tablespaces, ended.damage)
 
     def _wait_for_wal(self, snapshot: Snapshot, segment_size: int) -> None:
         job = self._job
@@ -247,7 +253,7 @@ class _Take:
         try:
             with open(path, "wb", opener=_private) as file:
                 name = write_manifest(
-                    self._keyring, job.level, facts, self._attempt, index.entries(), packs, totals, file.write
+                    self._keyring, job.level, facts, self._attempt, index.lines(), packs, totals, file.write
                 )
             job.steps("sealed")
             self._progress("manifest")
@@ -264,6 +270,7 @@ class _Take:
                 put_once(store, name, path, self._keyring, self._attempt)
 
             holders = self._participants.each(put, what="putting the manifest", to_the_end=True)
+            index.settle()
             job.steps("manifest")
             return tuple(sorted(set(holders) & set(self._participants.active)))
         except OSError as error:
@@ -277,32 +284,10 @@ class _Take:
             parent.index.close()
         try:
             index.keep(self._parent_path, manifest_name(snapshot))
+            self._leftovers.delete()
         except HostLacks as error:
             self._report(Progress("snapshot", "kept", facts={"warning": error.message}))
         self._job.steps("kept")
-
-    def _row(self, facts: SnapshotFacts, read: _Read, holders: tuple[str, ...]) -> SnapshotRow:
-        return SnapshotRow(
-            facts.snapshot, facts.stop_us, facts.parent, read.totals.bytes, read.added_bytes, False, holders,
-            bool(facts.findings),
-        )  # fmt: skip
-
-    def _findings(self, facts: SnapshotFacts) -> list[Finding]:
-        label, name = facts.snapshot.label, manifest_name(facts.snapshot)
-        hint = "The snapshot is complete and marked as damaged; repair the source, then take another."
-        damage = [Finding(PAGE_CHECKSUM, text, hint, object=name, affects=label) for text in facts.findings]
-        lacking = [
-            Finding(
-                STORE_LACKS,
-                f"store {store} lacks the snapshot: {error.message}",
-                error.hint,
-                object=name,
-                store=store,
-                affects=label,
-            )
-            for store, error in sorted(self._participants.left_out.items())
-        ]
-        return damage + lacking
 
     def _progress(self, phase: str) -> None:
         self._report(Progress("snapshot", phase))

@@ -13,6 +13,7 @@ from replicator.core.moment import rfc3339_of
 from replicator.core.snapshot import Snapshot
 from replicator.errors import ObjectAbsent, SnapshotNotFound, StoreUnavailable
 from replicator.repository.catalog import list_snapshots, system_ids
+from replicator.repository.known import KnownReader
 from replicator.repository.layout import manifest_name, pack_name
 from replicator.repository.manifests import ManifestReader, ManifestSummary, read_summary
 from replicator.repository.notes import list_notes
@@ -45,9 +46,11 @@ def list_rows(repository: Repository) -> Listing:
     """
     held = _look(repository)
     rows: list[SnapshotRow] = []
+    known = _known(repository, held)
     for snapshot, stores in sorted(held.snapshots.items()):
+        summary = known.get(snapshot)
         try:
-            summary = read_summary(repository.store(stores[0]), snapshot, repository.keyring)
+            summary = summary or read_summary(repository.store(stores[0]), snapshot, repository.keyring)
         except ObjectAbsent:  # removed since it was listed
             continue
         rows.append(_row(snapshot, summary, stores, held.pinned))
@@ -100,6 +103,18 @@ def _look(repository: Repository) -> _Held:
     if silent and len(silent) == len(repository.stores):
         raise next(iter(silent.values()))
     return _Held(snapshots, _pinned(moments["pin"], moments["unpin"]), silent)
+
+
+def _known(repository: Repository, held: _Held) -> dict[Snapshot, ManifestSummary]:
+    """What summaries tell of manifests, whose tables then need not be read; a manifest says the same in every store."""
+    found: dict[Snapshot, ManifestSummary] = {}
+    for system_id in sorted({snapshot.system_id for snapshot in held.snapshots}):
+        for name in {stores[0]: None for snapshot, stores in held.snapshots.items() if snapshot.system_id == system_id}:
+            try:
+                found |= KnownReader(repository.store(name), repository.keyring).summaries(system_id)
+            except StoreUnavailable:  # who needs one of its tables will say so
+                continue
+    return found
 
 
 def _pinned(pins: Mapping[str, str], unpins: Mapping[str, str]) -> frozenset[str]:

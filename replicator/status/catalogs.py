@@ -14,6 +14,7 @@ from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
 from replicator.errors import ReplicatorError
 from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
+from replicator.repository.known import KnownReader
 from replicator.repository.records import Record, RecordReader
 from replicator.repository.repository import Repository
 from replicator.status.windows import Times, gap_json, windows_json
@@ -42,6 +43,7 @@ class CatalogReader:
         self._repository = repository
         self._store = repository.store(store)
         self._clock = clock
+        self._ranges = KnownReader(self._store, repository.keyring)
         self._times = Times(self._store, repository.keyring)
         self._records = RecordReader(self._store, repository.keyring)
         self.view = StoreView(store)
@@ -65,7 +67,8 @@ class CatalogReader:
     def _read_once(self) -> StoreView:
         now = self._clock.now()
         keyring = self._repository.keyring
-        catalogs = [read_catalog(self._store, system, keyring) for system in system_ids(self._store)]
+        systems = system_ids(self._store)
+        catalogs = [read_catalog(self._store, system, keyring, ranges=self._ranges) for system in systems]
         return StoreView(
             store=self._store.name,
             read_at=now,

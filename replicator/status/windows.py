@@ -1,4 +1,5 @@
-"""Windows and gaps of one store as JSON, with times from signed tables: one small read each, kept by name.
+"""Windows and gaps of one store as JSON, with times from signed tables: one small read each, kept by name, but for
+those that the store's ranges and summaries tell.
 
 A window's `to_time` is the source's clock at its last byte: the last commit in it is not later.
 """
@@ -52,12 +53,16 @@ def windows_json(catalog: StoreCatalog, times: Times) -> tuple[dict[str, Any], .
 
 def _window(window: Window, catalog: StoreCatalog, times: Times) -> dict[str, Any]:
     snapshot = window.snapshot
+    summary = catalog.known.summaries.get(snapshot)
+    begin = rfc3339_of(summary.stop_us) if summary is not None else times.of(manifest_name(snapshot))
+    last = last_object(window, catalog)
+    told = catalog.known.times(last) if last is not None else None
     return {
         "timeline": window.timeline,
         "from_lsn": str(window.start),
         "to_lsn": str(window.end),
-        "from_time": times.of(manifest_name(snapshot)),
-        "to_time": times.of(last_object(window, catalog)),
+        "from_time": begin,
+        "to_time": rfc3339_of(told[1]) if told is not None else times.of(last),
         "snapshot": snapshot.label,
     }
 

@@ -123,8 +123,13 @@ class S3Store:
             if not is_beyond(error):
                 raise
         # Some servers refuse a suffix that is longer than the object, and all of them one of an empty object.
-        size = self.stat(name).size
-        return self.get(name, max(0, size - length)) if size else b"", size
+        try:
+            data, size = self._read(name, f"bytes=0-{length - 1}")
+        except ReplicatorError as error:
+            if not is_beyond(error):
+                raise
+            return b"", self.stat(name).size
+        return (data, size) if size <= length else self._read(name, f"bytes={size - length}-")
 
     def stat(self, name: str) -> ObjectInfo:
         """Facts of one object. Raises ObjectAbsent."""

@@ -6,11 +6,9 @@ other. Interrupted anywhere, every store keeps its promises, and a new run goes 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,8 +23,6 @@ from replicator.core.moment import rfc3339
 from replicator.core.progress import Progress, Report, silent
 from replicator.core.retention import END, Retention, Rule, retain, sentences
 from replicator.errors import (
-    Conflict,
-    HostLacks,
     NotFound,
     ReplicatorError,
     StoreUnavailable,
@@ -36,11 +32,13 @@ from replicator.repository.layout import PROBE
 from replicator.repository.repository import Repository, check_store
 from replicator.store.locks import free
 from replicator.store.protocol import Store
-from replicator.tolerance import Clock
+from replicator.tolerance import Clock, only_one
 from replicator.upkeep.pins import pinned_of, pins_of
 from replicator.upkeep.prune_facts import read_facts
 from replicator.upkeep.prune_model import WAIT, Facts
+from replicator.upkeep.prune_ranges import RangeKeeper
 from replicator.upkeep.prune_store import KIND, Counts, SystemPrune
+from replicator.upkeep.range_plan import Worth
 
 #: Findings that are no error of ours by name.
 _CODES = {"object_damaged": 4, "history_missing": 4}
@@ -51,7 +49,9 @@ FOREVER = Rule(36500 * 86400.0)
 
 @dataclass(frozen=True)
 class PruneJob:
-    """What a prune works on. `rule` None keeps every snapshot. `steps` is told before and after what it changes."""
+    """What a prune works on. `rule` None keeps every snapshot. `steps` is told before and after what it changes.
+    `worth`: from what on ranges and summaries are written.
+    """
 
     repository: Repository
     clock: Clock
@@ -59,6 +59,7 @@ class PruneJob:
     rule: Rule | None
     dry_run: bool = False
     steps: Callable[[str], None] = lambda _: None
+    worth: Worth = field(default_factory=Worth)
 
 
 @dataclass(frozen=True)
@@ -132,22 +133,9 @@ def prune(job: PruneJob, report: Report = silent, stop: Event | None = None) -> 
     return PruneResult(run.stores, tuple(run.findings), run.silent, job.dry_run, job.clock.monotonic() - began)
 
 
-@contextmanager
-def alone(state_directory: Path, cluster: str) -> Iterator[None]:
+def alone(state_directory: Path, cluster: str) -> AbstractContextManager[None]:
     """Be the only prune of a cluster on this host. Raises Conflict, HostLacks."""
-    path = state_directory / "prune.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostLacks(f"{path} can not be opened: {(error.strerror or 'unknown reason').lower()}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"another prune of {cluster} runs on this host", hint="Wait until it has ended.") from error
-        yield
-    finally:
-        os.close(descriptor)
+    return only_one(state_directory / "prune.lock", f"prune of {cluster}")
 
 
 @dataclass
@@ -199,6 +187,8 @@ class _Run:
                 store, facts, plan, self.job.clock.now, self.job.steps, self.report, self.stop, self.job.dry_run, counts
             )
             one.run()
+            if not self.job.dry_run:
+                RangeKeeper(store, facts, self.job.steps, self.report, self.stop, self.job.worth).run()
             kept |= {**plan.kept, **dict.fromkeys(one.locked_labels, ("locked",))}
             gone += (label for label in plan.gone if label not in one.locked_labels)
             held += [*facts.hold_all, *facts.hold_packs]

@@ -138,23 +138,24 @@ def _living(facts: Facts, newest: Mapping[str, datetime], have: Collection[str])
         if not marks:
             facts.hold_packs.append(f"packs of {label} are being copied here")
         for name in marks:
-            parent = _parent(facts, name, label)
-            if parent is not None:
-                parents[parent] = label
+            body = _begun(facts, name, label)
+            if body.get("parent") is not None:
+                parents[str(body["parent"])] = label
+            # What it goes on from is put under other labels, and named by no manifest yet.
+            facts.living.update(str(other) for other in body.get("continues", ()))
     return parents
 
 
-def _parent(facts: Facts, name: str, label: str) -> str | None:
+def _begun(facts: Facts, name: str, label: str) -> Mapping[str, Any]:
+    """What a mark says; nothing where it can't be believed."""
     try:
-        body = open_document(facts.keyring, "begin", name, facts.store.get(name))
+        return open_document(facts.keyring, "begin", name, facts.store.get(name))
     except ObjectAbsent:
-        return None
+        return {}
     except IntegrityError as error:
         facts.damaged(name, error, None)
         facts.hold_packs.append(f"the mark of {label} can not be read, and what it refers to is not known")
-        return None
-    parent = body.get("parent")
-    return str(parent) if parent is not None else None
+        return {}
 
 
 def _hold(facts: Facts, parents: Mapping[str, str], restoring: Iterable[str], have: Collection[str]) -> None:

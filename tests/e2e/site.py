@@ -16,17 +16,23 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+from replicator.seal.signature import SEALING, SEALING_SECRET, key_text, new_x25519, x25519_public
 from tests.clusters import OWNER, PASSWORD, TestCluster, own, run_as_owner
-from tests.servers import free_port
+from tests.servers import S3Server, free_port
 
 COMMAND = [sys.executable, "-m", "replicator"]
 
 
 class Site:
-    """One cluster's host. `base` must be reachable by the servers' user."""
+    """One cluster's host. `base` must be reachable by the servers' user. `passphrase` opens the repository; without one
+    an identity does, which takes no half a second of each process.
+    """
 
-    def __init__(self, base: Path, cluster: TestCluster, *, name: str = "frk", stream: str = "") -> None:
+    def __init__(
+        self, base: Path, cluster: TestCluster, *, name: str = "frk", stream: str = "", passphrase: str = ""
+    ) -> None:
         self.base, self.cluster, self.name = base, cluster, name
+        self._passphrase, self._identity = passphrase, new_x25519()
         self.policies = base / "policies"
         self.port = free_port()
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -39,19 +45,16 @@ class Site:
         stream: str = "",
         source: str = "",
         stores: str = "",
-        passphrase: str = "rahasia",
+        passphrase: str = "",
         encryption: str = "",
     ) -> None:
         """The policy and daemon.toml; keyword arguments replace or extend parts."""
-        for kind, text in (("password", PASSWORD), ("passphrase", passphrase)):
-            path = self.policies / f"{self.name}.{kind}"
-            path.write_text(text)
-            path.chmod(0o600)
+        self._secret("password", PASSWORD)
         source = source or f'conninfo = "{self.cluster.conninfo("replicator")}"'
         stores = stores or "".join(
             f'[[store]]\nname = "{store}"\nurl = "file://{self.base}/{store}"\n' for store in ("local", "offsite")
         )
-        encryption = encryption or f'passphrase = {{ file = "{self.policies}/{self.name}.passphrase" }}'
+        encryption = encryption or self._encryption(passphrase or self._passphrase)
         (self.policies / f"{self.name}.toml").write_text(f"""
 cluster = "{self.name}"
 [source]
@@ -75,6 +78,32 @@ directory = "{self.base}/state"
 """)
         for path in self.policies.glob("*.toml"):
             path.chmod(0o600)
+
+    def directory_store(self, path: str = "local") -> str:
+        """The [[store]] "local": a directory of this host."""
+        return f'[[store]]\nname = "local"\nurl = "file://{self.base}/{path}"\n'
+
+    def s3_store(self, server: S3Server, *, port: int = 0, place: str = "", more: str = "") -> str:
+        """The [[store]] "offsite": a bucket, whose keys are files; `port` of what stands before the server."""
+        keys = {"access_key": server.access_key, "secret_key": server.secret_key}
+        lines = [f'{key} = {{ file = "{self._secret(key, text)}" }}' for key, text in keys.items()]
+        lines = [f'endpoint = "http://127.0.0.1:{port or server.port}"', 'region = "us-east-1"', *lines, more]
+        return "\n".join(["[[store]]", 'name = "offsite"', f'url = "s3://{place or server.bucket}"', *lines, ""])
+
+    def _encryption(self, passphrase: str) -> str:
+        """What opens the repository."""
+        if passphrase:
+            return f'passphrase = {{ file = "{self._secret("passphrase", passphrase)}" }}'
+        identity = self._secret("identity", key_text(SEALING_SECRET, self._identity))
+        recipient = key_text(SEALING, x25519_public(self._identity))
+        return f'recipients = ["{recipient}"]\nidentity = {{ file = "{identity}" }}'
+
+    def _secret(self, kind: str, text: str) -> Path:
+        """A file beside the policy that only its owner reads."""
+        path = self.policies / f"{self.name}.{kind}"
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return path
 
     def neighbour(self, cluster: TestCluster, name: str) -> Site:
         """Another cluster of the same host: its own policy beside this one, the same daemon and directories."""
@@ -116,7 +145,7 @@ directory = "{self.base}/state"
     def answers(self, path: str) -> bool:
         """Whether the daemon says 200."""
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30).close()
         except urllib.error.HTTPError as answer:
             answer.close()
             return False
@@ -126,7 +155,7 @@ directory = "{self.base}/state"
 
     def status(self) -> dict[str, Any]:
         """This cluster's part of the daemon's /status."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=60) as answer:
             return dict(json.load(answer)["clusters"][self.name])
 
     def kill_daemon(self, number: int = signal.SIGKILL) -> int:
@@ -139,13 +168,14 @@ directory = "{self.base}/state"
 
     def wait(self, true: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for something; fail with the daemon's last words."""
-        deadline = time.monotonic() + seconds
+        deadline, pause = time.monotonic() + seconds, 0.03
         while not true():
             if self.daemon is not None and self.daemon.poll() is not None:
                 raise AssertionError(f"the daemon ended: {self.log()}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {seconds} s in vain: {self.log()}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.3)  # most questions make the daemon list its stores
 
     def log(self) -> str:
         """The end of the daemon's log."""

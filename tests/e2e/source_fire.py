@@ -24,7 +24,7 @@ SLOT = "replicator_frk"
 REQUEST_S = 2.0
 SILENCE_S = 2 * REQUEST_S
 #: The longest pause between two tries, a connection that does not stand, and this host's slowness.
-FOLLOWED_S = 20.0
+FOLLOWED_S = 60.0
 
 
 class Load(threading.Thread):
@@ -143,6 +143,10 @@ class Fire:
             return bool(min(durable) >= end and status["source"]["state"] == "streaming" and status["ok"])
 
         self.site.wait(reached, 60)
+
+    def said(self, *words: str) -> None:
+        """Wait until the daemon says one of these of something that is wrong."""
+        self.wait(lambda: any(word in problem for word in words for problem in self.problems()))
 
     def wait(self, true: Callable[[], bool], seconds: float = FOLLOWED_S) -> None:
         """Wait for something."""

@@ -268,6 +268,8 @@ def test_restore(site: Site) -> None:
     assert (done["data_directory"], done["started"]) == (into, False)
     assert [done[key] for key in ("port", "pid", "reached_lsn", "reached_time")] == [None] * 4
     assert isinstance(done["elapsed_s"], int | float)
+    assert "--delta" in site.run("restore", "frk", "--into", into, "--latest", *OWNED, code=8)["error"]["hint"]
+    assert set(site.run("restore", "frk", "--into", into, "--latest", "--delta", *OWNED)) == set(done)
 
 
 def test_restore_started(site: Site) -> None:

@@ -61,7 +61,7 @@ def test_postgres_is_the_judge(megabytes: int) -> None:
     with (
         cluster_base() as base,
         make_cluster(base, wal_segsize_mb=megabytes) as cluster,
-        site_of(base, cluster) as site,
+        site_of(base, cluster, passphrase="rahasia" if megabytes == 16 else "") as site,
         receivewal(cluster, site.base / "beside"),
     ):
         make_data(cluster)

@@ -19,9 +19,9 @@ from tests.servers import moto_server
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
 
 
-def store(name: str, url: str, *more: str) -> str:
+def store(name: str, url: str) -> str:
     """A store's table."""
-    return "\n".join(["[[store]]", f'name = "{name}"', f'url = "{url}"', *more, ""])
+    return "\n".join(["[[store]]", f'name = "{name}"', f'url = "{url}"', ""])
 
 
 def rows(port: int) -> int:
@@ -48,7 +48,11 @@ def restart(site: Site) -> None:
 def test_new_store_and_new_keys() -> None:
     """After rotation, a new recipient and a new store: identity and store, or sheet and store, restore everything."""
     identity = new_x25519()
-    with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as site:
+    with (
+        cluster_base() as base,
+        make_cluster(base, wal_segsize_mb=1) as cluster,
+        site_of(base, cluster, passphrase="rahasia") as site,
+    ):
         local = store("local", f"file://{site.base}/local")
         site.write_policy(stores=local)
         sheet = site.base / "sheet"
@@ -107,12 +111,7 @@ def test_daemon_completes_a_store_that_was_away() -> None:
         moto_server() as server,
         http_proxy_to(server.port) as proxy,
     ):
-        keys = [f'{which}_key = {{ file = "{private(site.policies / which, text)}" }}'
-                for which, text in (("access", server.access_key), ("secret", server.secret_key))]  # fmt: skip
-        endpoint = (f'endpoint = "http://127.0.0.1:{proxy.port}"', 'region = "us-east-1"', *keys)
-        site.write_policy(
-            stores=store("local", f"file://{site.base}/local") + store("offsite", f"s3://{server.bucket}", *endpoint)
-        )
+        site.write_policy(stores=site.directory_store() + site.s3_store(server, port=proxy.port))
         policy = site.policies / "frk.toml"
         policy.write_text(policy.read_text() + 'request_timeout = "1s"\nbreaker_failures = 2\nbreaker_reset = "1s"\n')
         site.run("init", "frk")

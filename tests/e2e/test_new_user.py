@@ -14,7 +14,11 @@ from tests.servers import free_port
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """A host whose cluster has a snapshot and some WAL; its daemon has ended."""
-    with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as site:
+    with (
+        cluster_base() as base,
+        make_cluster(base, wal_segsize_mb=1) as cluster,
+        site_of(base, cluster, passphrase="rahasia") as site,
+    ):
         cluster.write_wal(100)
         site.run("init", "frk", "--sheet", str(site.base / "sheet"))
         site.start_daemon()

@@ -11,6 +11,7 @@ def test_writes_across_restarts_and_reads_nothing() -> None:
     """Full and incremental snapshots and a stream over two processes, without anything on this host that opens them."""
     identity = new_x25519()
     with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as site:
+        (site.policies / "frk.identity").unlink()
         site.write_policy(encryption=f'recipients = ["{key_text(SEALING, x25519_public(identity))}"]')
         cluster.write_wal(500)
         site.run("init", "frk", "--sheet", str(site.base / "sheet"))
@@ -35,4 +36,4 @@ def test_writes_across_restarts_and_reads_nothing() -> None:
             assert connection.execute("SELECT count(*) FROM kegiatan").fetchone() == (1500,)
         site.stop_restored()
         held = {path.name for path in site.policies.iterdir()}
-        assert held == {"frk.toml", "daemon.toml", "frk.password", "frk.passphrase", "writer.key"}
+        assert held == {"frk.toml", "daemon.toml", "frk.password", "writer.key"}

@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.postgres.localserver import free_port
 from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster, own, run_as_owner
 from tests.e2e.site import Site, number, site_of
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
 
@@ -107,30 +107,30 @@ def test_pg_upgrade(base: Path, primary: TestCluster) -> None:
             upgraded.write_wal(10)
             site.wait(lambda: refused(site))
             assert not site.answers("/readyz")
-            assert f"replicator init frk --accept-system {new}" in texts(site)
+            site.wait(lambda: f"replicator init frk --accept-system {new}" in texts(site))
             site.run("status", "frk", code=8)
             assert not (site.base / "local" / "frk" / str(new)).exists()
             site.run("init", "frk", "--accept-system", "7000000000000000000", code=8)
             failure = site.run("init", "frk", "--accept-system", str(new), code=6)
             assert "offsite" in failure["error"]["message"]
-            site.wait(lambda: site.status()["source"]["state"] == "streaming", 40)
-            assert str(former) in texts(site)  # what the store that is away still lacks
-            site.wait(lambda: site.status()["snapshots"]["count"] == 2, 40)
+            site.wait(lambda: site.status()["source"]["state"] == "streaming")
+            site.wait(lambda: str(former) in texts(site))  # what the store that is away still lacks
+            site.wait(lambda: site.status()["snapshots"]["count"] == 2)
             end = upgraded.write_wal(50)
             site.shipped(end, ("local",))
             assert (site.base / "spool" / "frk" / str(former)).exists()
             (site.base / "away").rename(site.base / "offsite")
             again = site.run("init", "frk", "--accept-system", str(new))
             assert again["stores"] == {"local": "unchanged", "offsite": "accepted"}
-            site.wait(lambda: not (site.base / "spool" / "frk" / str(former)).exists(), 40)
+            site.wait(lambda: not (site.base / "spool" / "frk" / str(former)).exists())
             site.shipped(end)
             assert restored_rows(site, "--latest", "--store", "local", name="new") == 260
             target = ("--latest", "--snapshot", label, "--store", "offsite")
             assert restored_rows(site, *target, name="former") == 200
             upgraded.stop()
             primary.start()
-            site.wait(lambda: refused(site), 30)
-            assert f"the repository follows cluster {new}" in texts(site)
+            site.wait(lambda: refused(site))
+            site.wait(lambda: f"the repository follows cluster {new}" in texts(site))
 
 
 def moved_to(site: Site, cluster: TestCluster) -> None:
@@ -169,8 +169,8 @@ def test_a_restored_cluster_becomes_the_source(base: Path, primary: TestCluster)
             moved_to(site, second)
             site.wait(lambda: site.status()["source"]["timeline"] == 2)
             site.shipped(second.write_wal(7))
-            assert "timeline 1 is held up to" in texts(site)
-            assert site.command("status", "frk").returncode == 0
+            site.wait(lambda: "timeline 1 is held up to" in texts(site))
+            site.wait(lambda: site.command("status", "frk").returncode == 0)
             third = restored_server(site, "--latest", "--timeline", "1", name="third")
             assert third.value("SELECT count(*) FROM kegiatan") == 550
             moved_to(site, third)
@@ -188,7 +188,7 @@ def test_a_restored_cluster_becomes_the_source(base: Path, primary: TestCluster)
             moved_to(site, third)
             site.shipped(third.write_wal(1))
             assert restored_rows(site, "--latest", name="again") == 560
-            assert site.command("status", "frk").returncode == 0
+            site.wait(lambda: site.command("status", "frk").returncode == 0)
 
 
 def ranges(coverage: dict[str, Any]) -> dict[str, Any]:

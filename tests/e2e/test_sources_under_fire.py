@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clusters import TestCluster, cluster_base, have_binaries, make_cluster
-from tests.e2e.site import Site, number, site_of
+from tests.e2e.site import number, site_of
 from tests.e2e.source_fire import (
     MB,
     MEMORY,
@@ -27,7 +27,7 @@ from tests.e2e.source_fire import (
     through,
 )
 from tests.proxy import proxy_to
-from tests.servers import S3Server, moto_server
+from tests.servers import moto_server
 
 pytestmark = [
     pytest.mark.server,
@@ -71,7 +71,7 @@ def test_a_restart_and_a_crash_of_the_primary(fire: Fire) -> None:
     fire.wait(lambda: fire.state() == "streaming")
     fire.cluster.crash()
     fire.wait(lambda: fire.state() == "away")
-    assert fire.problems()
+    fire.wait(lambda: bool(fire.problems()))
     fire.cluster.start()
     fire.nothing_lost()
 
@@ -83,9 +83,9 @@ def test_a_network_that_falls_silent(fire: Fire) -> None:
     fire.well()
     fire.line.deafen()
     began = time.monotonic()
-    fire.wait(lambda: fire.state() == "away", SILENCE_S + 5)
+    fire.wait(lambda: fire.state() == "away", SILENCE_S + 20)
     assert time.monotonic() - began > SILENCE_S - 1
-    assert any("silent for" in problem or "no answer within" in problem for problem in fire.problems())
+    fire.said("silent for", "no answer within")
     fire.line.reroute()
     fire.nothing_lost()
 
@@ -113,7 +113,7 @@ def test_a_slot_that_an_operator_drops(fire: Fire) -> None:
     fire.cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = %s", (SLOT,))
     free = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s"
     fire.wait(lambda: bool(fire.cluster.value(free, (SLOT,))))
-    fire.cluster.sql("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+    fire.cluster.drop_slots(SLOT)
     fire.line.resume()
     fire.wait(lambda: fire.state() == "streaming")
     assert fire.cluster.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
@@ -135,10 +135,10 @@ def test_a_slot_that_another_client_holds(fire: Fire) -> None:
             fire.wait(lambda: fire.cluster.value(active, (SLOT,)) is not None)
             fire.line.resume()
             fire.wait(lambda: fire.state() == "slot_busy")
-            assert any("Another connection holds the slot" in problem for problem in fire.problems())
+            fire.said("Another connection holds the slot")
         finally:
             other.terminate()
-            other.wait(20)
+            other.wait(60)
             shutil.rmtree(beside)
     fire.nothing_lost()
 
@@ -235,25 +235,6 @@ def burst(cluster: TestCluster) -> None:
     )
 
 
-def two_stores(site: Site, server: S3Server, port: int) -> str:
-    """A directory, and a bucket behind a proxy at this port."""
-    for kind, text in (("access", server.access_key), ("secret", server.secret_key)):
-        (site.policies / f"{kind}.key").write_text(text)
-        (site.policies / f"{kind}.key").chmod(0o600)
-    return f"""
-[[store]]
-name = "local"
-url = "file://{site.base}/local"
-[[store]]
-name = "offsite"
-url = "s3://{server.bucket}/a"
-endpoint = "http://127.0.0.1:{port}"
-region = "us-east-1"
-access_key = {{ file = "{site.policies}/access.key" }}
-secret_key = {{ file = "{site.policies}/secret.key" }}
-"""
-
-
 def test_a_fast_shutdown_while_a_store_hangs() -> None:
     """Where every store must have a byte before the primary hears of it, a store that hangs does not keep the primary
     from shutting down; nothing is acknowledged that this store lacks, and afterwards nothing is lost.
@@ -266,9 +247,8 @@ def test_a_fast_shutdown_while_a_store_hangs() -> None:
         proxy_to(server.port) as hanging,
         site_of(base, cluster) as site,
     ):
-        site.write_policy(
-            source=through(line), stores=two_stores(site, server, hanging.port), stream='acknowledge = "stores"'
-        )
+        stores = site.directory_store() + site.s3_store(server, port=hanging.port, place=f"{server.bucket}/a")
+        site.write_policy(source=through(line), stores=stores, stream='acknowledge = "stores"')
         add_patience(site)
         with burning(Fire(site, line)) as fire:
             fire.well()
@@ -282,7 +262,7 @@ def test_a_fast_shutdown_while_a_store_hangs() -> None:
             cluster.stop()
             took = time.monotonic() - began
             assert not cluster.running
-            assert took < 25, f"{took:.1f} s"
+            assert took < 40, f"{took:.1f} s"
             status = site.status()["stream"]
             assert number(status["received_lsn"]) > number(end), "the shutdown's own record has arrived"
             assert number(status["acknowledged_lsn"]) < number(end), "acknowledged what a store lacks"
@@ -321,13 +301,13 @@ def test_a_failover_between_two_hosts() -> None:
             assert site.run("snapshot", "take", "frk")["timeline"] == 2
             other_line.refuse()
             fire.wait(lambda: fire.state() == "foreign")
-            assert any("former primary" in problem for problem in fire.problems())
+            fire.said("former primary")
             other_line.resume()
             fire.wait(lambda: fire.walsender()[0] != 0)
             site.kill_daemon(15)
             (site.base / "state/frk/source-host").unlink()
             site.start_daemon()
-            assert any("was passed over" in problem for problem in fire.problems())
+            fire.said("was passed over")
             fire.nothing_lost()
 
 

@@ -43,21 +43,7 @@ def thief(server: S3Server) -> Any:
 def site(server: S3Server, thief: Any) -> Iterator[Site]:
     """A host with one locked store; two snapshots, the second on top of the first; its daemon has ended."""
     with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as found:
-        for kind, text in (("access", server.access_key), ("secret", server.secret_key)):
-            path = found.policies / kind
-            path.touch(mode=0o600)
-            path.write_text(text)
-        found.write_policy(
-            stores=f"""
-[[store]]
-name = "offsite"
-url = "s3://{BUCKET}/a"
-endpoint = "{server.endpoint}"
-access_key = {{ file = "{found.policies}/access" }}
-secret_key = {{ file = "{found.policies}/secret" }}
-object_lock = "14d"
-"""
-        )
+        found.write_policy(stores=found.s3_store(server, place=f"{BUCKET}/a", more='object_lock = "14d"'))
         cluster.write_wal(20_000)
         found.run("init", "frk", "--sheet", str(found.base / "sheet"))
         found.start_daemon()

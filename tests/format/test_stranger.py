@@ -1,5 +1,6 @@
 """A stranger who has docs/format.md and nothing else of ours reads what the product wrote."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def world() -> Iterator[World]:
     with (
         cluster_base() as base,
         make_cluster(base, wal_segsize_mb=1, conf=conf) as cluster,
-        site_of(base, cluster) as site,
+        site_of(base, cluster, passphrase="rahasia") as site,
     ):
         make_data(cluster)
         odd_files(cluster)
@@ -90,7 +91,7 @@ def make_gap(site: Site, cluster: TestCluster) -> None:
     """WAL that the server lets go of while the daemon is away."""
     site.shipped(cluster.lsn())
     site.kill_daemon(15)
-    cluster.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    cluster.drop_slots()
     for _ in range(5):
         cluster.write_wal(10000)
         cluster.switch_wal()
@@ -215,14 +216,22 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("place", ["wal", "pieces", "packs", "snapshots", "notes", "writers", "keys", "history"])
-def test_damage_is_refused(world: World, tmp_path: Path, place: str, damage: str) -> None:
+def test_damage_is_refused(world: World, place: str, damage: str) -> None:
     """What the page tells a reader to check catches a changed, cut, longer or renamed object of each kind."""
-    shutil.copytree(world.folder(), tmp_path / "frk", ignore=shutil.ignore_patterns("begin-*"))
-    pattern = f"{place}/**/*" if place in ("writers", "keys") else f"*/{place}/**/*"
-    path = min(path for path in (tmp_path / "frk").glob(pattern) if path.is_file())
-    DAMAGE[damage](path)
-    with pytest.raises((Refused, ValueError, KeyError)):
-        Repository(tmp_path / "frk", world.sheet("root"))
+    folder = world.site.base / "damaged"
+    others = shutil.ignore_patterns("begin-*")
+    shutil.copytree(world.folder(), folder, ignore=others, copy_function=lambda old, new: os.link(old, new))
+    try:
+        pattern = f"{place}/**/*" if place in ("writers", "keys") else f"*/{place}/**/*"
+        path = min(path for path in folder.glob(pattern) if path.is_file())
+        data = path.read_bytes()
+        path.unlink()  # what is damaged is this copy's own
+        path.write_bytes(data)
+        DAMAGE[damage](path)
+        with pytest.raises((Refused, ValueError, KeyError)):
+            Repository(folder, world.sheet("root"))
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_another_root_is_refused(world: World) -> None:
@@ -234,7 +243,11 @@ def test_another_root_is_refused(world: World) -> None:
 @pytest.mark.parametrize("recipient", [False, True])
 def test_without_encryption(recipient: bool) -> None:
     """With mode none all is signed and nothing is sealed; a recipient then wraps the root's seed alone."""
-    with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as site:
+    with (
+        cluster_base() as base,
+        make_cluster(base, wal_segsize_mb=1) as cluster,
+        site_of(base, cluster, passphrase="rahasia") as site,
+    ):
         opened = f'passphrase = {{ file = "{site.policies}/frk.passphrase" }}\n' if recipient else ""
         site.write_policy(encryption=f'{opened}mode = "none"')
         site.run("init", "frk", "--sheet", str(site.base / "sheet"))

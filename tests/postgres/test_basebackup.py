@@ -105,12 +105,12 @@ def test_members_that_nobody_reads_are_skipped(source: TestCluster, connect: Con
 
 
 def test_chunks_are_large_and_bounded(source: TestCluster, connect: Connect) -> None:
-    """The consumer moves about a MiB per call, never more."""
+    """The consumer moves about two MiB per call, never more."""
     with base_backup(connect(source), label="x") as backup:
         sizes = [(member.size, [len(chunk) for chunk in member.chunks()]) for member in backup.archives()]
-    assert max(max(chunks, default=0) for _, chunks in sizes) <= 2**20 + 2**15
+    assert max(max(chunks, default=0) for _, chunks in sizes) <= 2**21 + 2**15
     large = next(chunks for size, chunks in sizes if size > 2**21)
-    assert large[0] == 2**20
+    assert large[0] == 2**21
 
 
 def test_leaving_early_ends_the_backup_on_the_server(source: TestCluster, connect: Connect) -> None:

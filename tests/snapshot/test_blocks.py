@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.repository.blockmap import CHUNK_BLOCKS, BlockRun, MapChunk
 from replicator.repository.layout import PackId
 from replicator.repository.manifests import MapRef
+from replicator.seal.digest import block_hashes
 from replicator.snapshot.blocks import FileBlocks
 
 KEY = b"k" * 32
@@ -140,3 +143,67 @@ def test_zeros_are_stored_nowhere() -> None:
     blocks = cut(bytes(UNIT * 9 + 3), placer)
     assert MapChunk.parse(blocks.chunk_bytes[0]).runs == (BlockRun(10, None),)
     assert placer.frames == []
+
+
+def test_hashing_elsewhere_changes_nothing() -> None:
+    """Large parts that workers hash, and parts that come with their hashes, give the chunks that `feed` gives."""
+    unit = 8192
+    before = b"".join(number.to_bytes(4, "big") * (unit // 4) for number in range(300)) + b"end"
+    after = before[: 50 * unit] + bytes(2 * unit) + before[52 * unit :]
+    found = []
+    for kind in ("fed", "workers", "hashed"):
+        one, two = Whole(FIRST), Whole(SECOND)
+        with ThreadPoolExecutor(2) as pool:
+            made: FileBlocks | None = None
+            for data, placer in ((before, one), (after, two)):
+                parent = Kept(made) if made is not None else None
+                made = FileBlocks(placer, KEY, unit, parent, hashing=pool if kind == "workers" else None)
+                for at in range(0, len(data), 40 * unit):
+                    part = data[at : at + 40 * unit]
+                    if kind == "hashed":
+                        made.feed_hashed(memoryview(part), block_hashes(KEY, part, unit))
+                    else:
+                        made.feed(part)
+                made.finish()
+        assert made is not None
+        found.append((made.chunks, made.chunk_bytes, made.size, made.live, one.placed, two.placed))
+    assert found[0] == found[1] == found[2]
+    assert found[0][3][FIRST] == 298 * unit
+
+
+class Whole:
+    """A placer with one frame of any size, and maps that count for nothing."""
+
+    def __init__(self, pack: PackId) -> None:
+        self.pack = pack
+        self.placed = bytearray()
+
+    def append(self, data: memoryview, unit: int) -> list[BlockRun]:
+        """Place blocks."""
+        run = BlockRun(-(-len(data) // unit), self.pack, 0, len(self.placed))
+        self.placed += data
+        return [run]
+
+    def append_map(self, data: bytes) -> MapRef:
+        """Place a map."""
+        return MapRef(self.pack, 1, 0, 0)
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_what_is_known_in_the_middle(fed: int, feed: int) -> None:
+    """What a file that is still being read tells is right: finished chunks, each once, and what was placed since."""
+    data = b"".join(number.to_bytes(UNIT, "big") for number in range(1, 201))[: fed * UNIT]
+    placer = Frames(FIRST)
+    blocks = FileBlocks(placer, KEY, UNIT, None)
+    told: dict[int, bytes] = {}
+    for at in range(0, len(data), feed):
+        blocks.feed(data[at : at + feed])
+        told.update(blocks.known())
+    blocks.finish()
+    last = dict(blocks.known())
+    assert list(last.values()) == blocks.chunk_bytes
+    if told:
+        part, whole = MapChunk.parse(told[0]), MapChunk.parse(blocks.chunk_bytes[0])
+        assert whole.hashes.startswith(part.hashes)
+        assert part.blocks == len(data) // UNIT
+    assert blocks.known() == []

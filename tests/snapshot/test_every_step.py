@@ -81,7 +81,7 @@ def test_the_steps_are_enumerated(
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ("steps", "_step")
+                and node.func.attr in ("steps", "step", "_step")
             ):
                 named |= {str(word.value) for word in node.args if isinstance(word, ast.Constant)}
     assert named == set(STEPS)

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.errors import Interrupted, StoreUnavailable
 from replicator.repository.blockmap import BlockRun
-from replicator.repository.layout import pack_name
+from replicator.repository.layout import PackId, pack_name
 from replicator.repository.objects import open_object
 from replicator.repository.repository import Repository
 from replicator.seal.header import FRAME_SIZE, Compression
@@ -75,6 +75,33 @@ def test_placed_bytes_are_found(repository: Repository, executor: ThreadPoolExec
         tables = [open_object(store, name, repository.keyring).table for store in repository.stores.values()]
         assert tables[0] == tables[1]
         assert all(entry.plain_size <= FRAME_SIZE for entry in tables[0].frames)
+
+
+def test_large_parts_are_frames_of_their_own(repository: Repository, executor: ThreadPoolExecutor) -> None:
+    """A part that fills a frame is one, whatever came before; each pack that is closed is told, with its bytes."""
+    random.seed(6)
+    told: list[tuple[PackId, int, int]] = []
+    participants = Participants(repository.stores, SystemClock(), 10, Event())
+    parts = [random.randbytes(size) for size in (8192, FRAME_SIZE, FRAME_SIZE + 3 * 8192, 8192, 2 * FRAME_SIZE)]
+    with Channels(participants, SystemClock(), 10, Event()) as channels:
+        packer = Packer(
+            place_of(repository),
+            channels,
+            executor,
+            ahead=2,
+            pack_size=4 * 2**20,
+            packed=lambda *pack: told.append(pack),
+        )
+        runs = [packer.append(memoryview(part), 8192) for part in parts]
+        packer.finish()
+        channels.finish()
+    assert [[run.offset for run in found] for found in runs] == [[0], [0], [0, 0], [3 * 8192], [0, 0]]
+    for part, found in zip(parts, runs, strict=True):
+        assert read_runs(repository, repository.stores["local"], found, 8192) == part
+    assert [pack for pack, _, _ in told] == sorted({run.pack for found in runs for run in found if run.pack})
+    assert sum(plain for _, plain, _ in told) == sum(len(part) for part in parts)
+    sizes = {info.name: info.size for info in repository.stores["local"].list("77/packs/")}
+    assert {pack_name(77, pack): sealed for pack, _, sealed in told} == sizes
 
 
 def test_nothing_placed_is_no_pack(repository: Repository, executor: ThreadPoolExecutor) -> None:

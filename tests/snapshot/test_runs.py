@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from replicator.repository.blockmap import BlockRun
 from replicator.repository.layout import PackId
-from replicator.snapshot.runs import choose_block_size, merge_runs, slice_runs
+from replicator.snapshot.runs import RunSlicer, choose_block_size, merge_runs
 
 UNIT = 8
 Place = tuple[PackId | None, int, int]
@@ -41,13 +41,21 @@ def test_merging_keeps_every_block(runs: list[BlockRun]) -> None:
 @given(st.lists(run, max_size=12), st.integers(0, 70), st.integers(0, 70))
 def test_a_slice_is_the_blocks_asked_for(runs: list[BlockRun], first: int, count: int) -> None:
     """A slice's places are that slice of all places."""
-    assert places(slice_runs(runs, first, count, UNIT)) == places(runs)[first : first + count]
+    assert places(RunSlicer(runs, UNIT).slice(first, count)) == places(runs)[first : first + count]
 
 
 @pytest.mark.parametrize("page", [4096, 8192, 32768])
-@pytest.mark.parametrize("size", [-1, 0, 1, 2**20, 64 * 2**20, 255 * 2**20, 2**30, 2**40])
-def test_block_sizes_are_pages(size: int, page: int) -> None:
-    """A multiple of the page, from 8 KiB to 128 KiB."""
-    chosen = choose_block_size(size, page)
+@pytest.mark.parametrize("size", [-1, 0, 1, 2**20, 64 * 2**20, 2**30])
+@pytest.mark.parametrize("total", [0, 2**30, 2**38, 2**41, 2**44])
+def test_block_sizes_are_pages(size: int, page: int, total: int) -> None:
+    """A multiple of the page, from 8 KiB to 128 KiB; one page where little is stored in all."""
+    chosen = choose_block_size(size, page, total)
     assert chosen % page == 0
     assert 8192 <= chosen <= 131072
+    assert chosen == max(8192, page) or (total > 2**36 and size > 2**24)
+
+
+@pytest.mark.parametrize("total", [2**30, 2**37, 2**38, 2**40, 2**42, 40 * 2**40])
+def test_maps_stay_small(total: int) -> None:
+    """The hashes of all blocks of large files take at most 5 GiB, up to 40 TiB."""
+    assert total // choose_block_size(2**30, 8192, total) * 16 <= 5 * 2**30

@@ -330,7 +330,7 @@ def test_source_that_goes_away(depot: Depot) -> None:
     """A source that stops answering half way is silent, and no manifest was put without what it needs."""
 
     def dies(store: Store) -> dict[str, Callable[..., object]]:
-        left = iter(range(20))
+        left = iter(range(8))
 
         def get(name: str, offset: int = 0, length: int | None = None) -> bytes:
             if next(left, None) is None:

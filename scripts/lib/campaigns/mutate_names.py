@@ -13,7 +13,9 @@ from replicator.repository.layout import (
     NoteName,
     PackName,
     PieceName,
+    RangeName,
     RecordName,
+    SummaryName,
     WalName,
     parse_key_name,
     parse_name,
@@ -27,7 +29,7 @@ SEALED = ("wal", "piece", "pack", "manifest")
 KINDS = (*SEALED, "root", "key", "recipient", "writer", "history", "begin", "note", "record")
 _PLACES: Mapping[type, str] = {
     WalName: "wal", PieceName: "piece", PackName: "pack", ManifestName: "manifest", HistoryName: "history",
-    BeginName: "begin", NoteName: "note", RecordName: "record",
+    BeginName: "begin", NoteName: "note", RecordName: "record", RangeName: "range", SummaryName: "summary",
 }  # fmt: skip
 
 

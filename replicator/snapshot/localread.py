@@ -1,0 +1,192 @@
+"""What a reader thread does: bytes of files, their pages' checksums, their blocks' hashes.
+
+Owns the reading of a data directory that a server writes meanwhile. What was read from one place is not looked at
+again, except for pages whose checksum is wrong. It knows neither packs nor the parent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replicator.postgres.datadir import FoundFile, unreadable
+from replicator.postgres.pagecheck import suspects
+from replicator.seal.digest import block_hashes
+from replicator.snapshot.index import ParentFile
+
+#: Read at once, in bytes: a range of a large file, or some small files together.
+CHUNK = 4 * 2**20
+#: How often a page with a wrong checksum is read again.
+_AGAIN = 4
+#: Never a link that took the file's place, nor a wait for a pipe that did.
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to be read in blocks of `unit` bytes; `old` is the parent's. Found at `found_s` (Unix seconds)."""
+
+    found: FoundFile
+    unit: int
+    old: ParentFile | None
+    found_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes to read: `length` from `offset` on, `last` if none follow. `descriptor` is open, or -1."""
+
+    file: PlannedFile
+    offset: int
+    length: int
+    last: bool
+    descriptor: int = -1
+
+
+@dataclass(slots=True)
+class PieceRead:
+    """What was there: None when the file vanished, fewer bytes than asked for where it ends. `damaged` are blocks of
+    the file whose checksum stayed wrong. `steady` False: something had to be read again.
+    """
+
+    data: bytes | None
+    hashes: Sequence[bytes] = ()
+    damaged: list[int] = field(default_factory=list)
+    steady: bool = True
+
+
+def open_file(path: Path) -> int | None:
+    """A descriptor for reading; None when the file vanished. Raises HostLacks."""
+    try:
+        return os.open(path, _FLAGS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+class LocalFiles:
+    """Reads pieces; safe in several threads. `check_below`: the LSN below which a page must have its checksum, None
+    where the server has none. `segment_pages`: pages of a full segment of a relation. `pause` between readings of a
+    page whose checksum is wrong.
+    """
+
+    def __init__(
+        self, root: Path, key: bytes, *, page: int, segment_pages: int, check_below: int | None,
+        pause: Callable[[], object],
+    ) -> None:  # fmt: skip
+        self.page = page
+        self._root = root
+        self._key = key
+        self._segment_pages = segment_pages
+        self._check_below = check_below
+        self._pause = pause
+
+    def read(self, pieces: Sequence[Piece]) -> list[PieceRead]:
+        """Each piece, in order. Raises HostLacks."""
+        reads = [PieceRead(self._bytes(piece)) for piece in pieces]
+        if self._check_below is not None:
+            self._check(pieces, reads)
+        for piece, read in zip(pieces, reads, strict=True):
+            if read.data:
+                read.hashes = block_hashes(self._key, read.data, piece.file.unit)
+        return reads
+
+    def _bytes(self, piece: Piece) -> bytes | None:
+        path = self._root / piece.file.found.path
+        if piece.descriptor >= 0:
+            return self._whole_pages(piece, _pread(path, piece.descriptor, piece.length, piece.offset))
+        descriptor = open_file(path)
+        if descriptor is None:
+            return None
+        try:
+            return self._whole_pages(piece, _pread(path, descriptor, piece.length, piece.offset))
+        finally:
+            os.close(descriptor)
+
+    def _whole_pages(self, piece: Piece, data: bytes) -> bytes:
+        """Of a relation only whole pages: what was cut off is written again by the WAL. A full segment stays full, with
+        zeros, as the server's own base backup makes it: the next one may have been read before, and behind a short one
+        nobody looks for it when the WAL cuts the relation off; its old pages would be there when it grows again.
+        """
+        if piece.file.found.segment is None:
+            return data
+        extra = len(data) % self.page
+        if extra:
+            data = data[:-extra]
+        if piece.file.found.size >= self._segment_pages * self.page and len(data) < piece.length:
+            data += bytes(piece.length - len(data))
+        return data
+
+    def _check(self, pieces: Sequence[Piece], reads: Sequence[PieceRead]) -> None:
+        """Read pages with a wrong checksum again: the server may have been writing them."""
+        paged = [
+            (piece, read)
+            for piece, read in zip(pieces, reads, strict=True)
+            if read.data and piece.file.found.segment is not None
+        ]
+        wrong = self._wrong(paged)
+        for _ in range(_AGAIN):
+            if not wrong:
+                return
+            self._pause()
+            for number in wrong:
+                self._read_again(*paged[number], wrong[number])
+            again = self._wrong([paged[number] for number in wrong])
+            wrong = {number: again[at] for at, number in enumerate(wrong) if at in again}
+        for number, pages in wrong.items():
+            piece, read = paged[number]
+            read.damaged = [piece.offset // self.page + page for page in pages]
+
+    def _wrong(self, paged: Sequence[tuple[Piece, PieceRead]]) -> dict[int, list[int]]:
+        """Pages with a wrong checksum, by the number of the piece, counted from its first page."""
+        found: dict[int, list[int]] = {}
+        parts = [read.data or b"" for _, read in paged]
+        if not parts or self._check_below is None:
+            return found
+        counts = [len(part) // self.page for part in parts]
+        firsts = [
+            (piece.file.found.segment or 0) * self._segment_pages + piece.offset // self.page for piece, _ in paged
+        ]
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        at = begin = 0
+        for page in suspects(data, zip(firsts, counts, strict=True), self.page, self._check_below):
+            while page >= begin + counts[at]:
+                begin += counts[at]
+                at += 1
+            found.setdefault(at, []).append(page - begin)
+        return found
+
+    def _read_again(self, piece: Piece, read: PieceRead, pages: Sequence[int]) -> None:
+        read.steady = False
+        path = self._root / piece.file.found.path
+        descriptor = open_file(path)
+        if descriptor is None:  # dropped meanwhile: the WAL drops it too
+            read.data = b""
+            return
+        data = bytearray(read.data or b"")
+        with closing(os.fdopen(descriptor, "rb", buffering=0)):
+            for page in pages:
+                found = _pread(path, descriptor, self.page, piece.offset + page * self.page)
+                if len(found) < self.page:  # cut off meanwhile: the WAL cuts it off too
+                    del data[page * self.page :]
+                    break
+                data[page * self.page : (page + 1) * self.page] = found
+        read.data = self._whole_pages(piece, bytes(data))
+
+
+def _pread(path: Path, descriptor: int, length: int, offset: int) -> bytes:
+    """Up to `length` bytes; fewer only at the file's end."""
+    try:
+        data = os.pread(descriptor, length, offset)
+        while 0 < len(data) < length:  # a signal, or the end
+            more = os.pread(descriptor, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return data
