@@ -79,7 +79,7 @@ def site() -> Iterator[Site]:
         made.run("init", "frk", "--sheet", str(made.base / "sheet"))
         made.start_daemon()
         made.wait(lambda: made.run("status", code=None)["ok"])  # the daemon takes the first snapshot itself
-        made.wait(lambda: all(durables(made)))
+        settled(made)
         yield made
 
 
@@ -100,6 +100,11 @@ def write(site: Site) -> None:
 
     end = number(site.cluster.write_wal(10))
     site.wait(lambda: all(durable is not None and number(durable) >= end for durable in durables(site)))
+
+
+def settled(site: Site) -> None:
+    """A daemon that began has looked at both stores."""
+    site.wait(lambda: all(durables(site)))
 
 
 def durables(site: Site) -> list[str | None]:
@@ -473,3 +478,4 @@ def test_text_log_and_an_end_in_order(site: Site) -> None:
         settings.write_text(written)
         os.truncate(log, began)
     site.start_daemon()
+    settled(site)
