@@ -100,6 +100,8 @@ bootstrap_python() {
         "$PYTHON" -c 'import replicator, psycopg, boto3' || return
         printf '%s\n' "$want" >"$mark"
     fi
+    # Each verb is a process of its own: where Python may not keep what it compiled, each would compile it all again.
+    "$PYTHON" -m compileall -q "$ROOT/replicator" 2>/dev/null || true
 }
 
 wheel_postgres() {
