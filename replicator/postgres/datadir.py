@@ -84,6 +84,7 @@ def walk(root: Path, spaces: tuple[FoundSpace, ...], version: str) -> Iterator[F
     """All that is kept, in the order of names, the tablespaces given last; never global/pg_control. `version` is the
     directory that the server uses in each tablespace. Raises HostLacks for what can't be read.
     """
+    apart = _within(root, spaces)
     for name in _names(root):
         found = _look(root, name)
         if found is None or _left_out(name):
@@ -93,7 +94,7 @@ def walk(root: Path, spaces: tuple[FoundSpace, ...], version: str) -> Iterator[F
         elif name in EMPTIED or name == "pg_tblspc":
             yield FoundDirectory(name, _mode(found) if stat.S_ISDIR(found.st_mode) else 0o700)
         elif stat.S_ISDIR(found.st_mode):
-            yield from _directory(root, name, found)
+            yield from _directory(root, name, found, apart)
         elif stat.S_ISREG(found.st_mode):
             yield _file(name, found, None)
     for space in spaces:
@@ -106,6 +107,13 @@ def walk(root: Path, spaces: tuple[FoundSpace, ...], version: str) -> Iterator[F
             yield from _directory(root, f"{path}/{version}", found)
 
 
+def _within(root: Path, spaces: tuple[FoundSpace, ...]) -> frozenset[str]:
+    """The directories of linked tablespaces that lie below the data directory all the same: read as tablespaces."""
+    top = root.resolve()
+    places = (Path(space.location).resolve() for space in spaces if space.location is not None)
+    return frozenset(str(place.relative_to(top)) for place in places if top in place.parents)
+
+
 def _emptied_wal(root: Path, found: os.stat_result) -> Iterator[FoundDirectory]:
     yield FoundDirectory("pg_wal", _mode(found) if stat.S_ISDIR(found.st_mode) else 0o700)
     for name in ("archive_status", "summaries"):
@@ -114,9 +122,15 @@ def _emptied_wal(root: Path, found: os.stat_result) -> Iterator[FoundDirectory]:
             yield FoundDirectory(f"pg_wal/{name}", _mode(inner))
 
 
-def _directory(root: Path, path: str, found: os.stat_result) -> Iterator[FoundFile | FoundDirectory]:
-    """A directory and what is in it. Links and special files are left out, as the server leaves them out."""
+def _directory(
+    root: Path, path: str, found: os.stat_result, apart: frozenset[str] = frozenset()
+) -> Iterator[FoundFile | FoundDirectory]:  # fmt: skip
+    """A directory and what is in it, but for directories `apart`. Links and special files are left out, as the server
+    leaves them out.
+    """
     yield FoundDirectory(path, _mode(found))
+    if path in apart:
+        return
     names = _names(root / path)
     has_relations = path == "global" or _DATABASE.match(path) is not None
     unlogged = {match[1] for name in names if "_init" in name and (match := _RELATION.match(name))}
@@ -134,7 +148,7 @@ def _directory(root: Path, path: str, found: os.stat_result) -> Iterator[FoundFi
         if status is None:
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _directory(root, inner, status)
+            yield from _directory(root, inner, status, apart)
         elif stat.S_ISREG(status.st_mode):
             yield _file(inner, status, int(relation[3] or 0) if relation else None)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from replicator.core.lsn import Lsn
-from replicator.errors import ProtocolViolation
+from replicator.errors import ProtocolViolation, SourceUnavailable
 from replicator.postgres.query import SqlConnection
 
 _START_LINE = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
@@ -73,10 +73,19 @@ class SqlBackup:
         self._sql.execute("SELECT 1")
 
     def stop(self) -> BackupEnd:
-        """End the backup, without waiting for any archiving. Raises ProtocolViolation when its label isn't there."""
+        """End the backup, without waiting for any archiving. Raises ProtocolViolation when its label isn't there,
+        SourceUnavailable when the server, a standby, followed its primary to another timeline meanwhile.
+        """
         query = _STOP if self._modern else _STOP_BEFORE_15
         lsn, label, spaces = self._sql.execute(query)[0]
         started, timeline = _START_LINE.search(label or b""), _TIMELINE_LINE.search(label or b"")
         if started is None or timeline is None or Lsn.parse(started[1].decode("ascii")) != self.start_lsn:
             raise ProtocolViolation("the server's backup label is not that of the backup that was started")
+        # The label has the timeline of the start alone; of a primary, which can't change it, this is 0.
+        ((reached,),) = self._sql.execute("SELECT min_recovery_end_timeline FROM pg_control_recovery()")
+        if reached not in (0, int(timeline[1])):
+            raise SourceUnavailable(
+                f"the server changed from timeline {int(timeline[1])} to {reached} during the backup",
+                hint="Take the snapshot again.",
+            )
         return BackupEnd(Lsn.parse(lsn), int(timeline[1]), bytes(label), bytes(spaces))

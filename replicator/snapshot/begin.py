@@ -20,6 +20,8 @@ from replicator.core.finding import Finding
 from replicator.core.moment import rfc3339
 from replicator.core.snapshot import label_of
 from replicator.errors import Conflict, IntegrityError, Interrupted
+from replicator.repository.catalog import list_snapshots
+from replicator.repository.earlier import read_document
 from replicator.repository.layout import BeginName, begin_name, packs_prefix, parse_name, snapshots_prefix
 from replicator.seal.document import open_document, sign_as_writer
 from replicator.seal.keyring import Keyring
@@ -36,6 +38,8 @@ _AT_ONCE = timedelta(seconds=5)
 
 _FORGED = "The mark was damaged, or put by someone who is no writer of the repository; find out who can put there."
 
+#: Names that one LIST gives: beyond so many of one label another LIST, behind them, costs less.
+_PAGE = 1000
 #: Attempts of this very process, which a mark's process id can't tell apart.
 _running: set[int] = set()
 _running_lock = Lock()
@@ -131,8 +135,9 @@ def _living(
 ) -> Iterator[tuple[BeginName, bool, dict[str, Any]]]:
     """Marks of takes that are alive, whether each was put before ours, and what it says."""
     now = store.stat(begun.name).modified
+    ended = {snapshot.label for snapshot in list_snapshots(store, begun.system_id)}
     for label in _labels(store, begun.system_id):
-        if next(iter(store.list(snapshots_prefix(begun.system_id, label))), None) is not None:
+        if label in ended or next(iter(store.list(snapshots_prefix(begun.system_id, label))), None) is not None:
             continue  # it has ended well
         newest: datetime | None = None
         marks: dict[BeginName, datetime] = {}
@@ -144,7 +149,7 @@ def _living(
         for place, put in marks.items():
             name = begin_name(place.system_id, place.label, place.attempt)
             try:
-                body = open_document(keyring, "begin", name, store.get(name))
+                body = open_document(keyring, "begin", name, read_document(store, name))
             except IntegrityError as error:
                 findings.append(
                     Finding(MARK_UNUSABLE, error.message, error.hint or _FORGED, object=name, store=store.name)
@@ -165,13 +170,17 @@ def _alive(body: dict[str, Any], number: int, newest: datetime, now: datetime) -
 
 
 def _labels(store: ReadableStore, system_id: int) -> Iterator[str]:
-    """Every label that has a begin or a pack, by one short LIST each."""
+    """Every label that has a begin or a pack. Labels of few objects share a LIST; of many, most are passed over."""
     prefix = packs_prefix(system_id)
-    after = ""
-    while True:
-        info = next(iter(store.list(prefix, after=after)), None)
-        if info is None:
-            return
-        label = info.name.removeprefix(prefix).partition("/")[0]
-        yield label
-        after = f"{prefix}{label}/~"
+    last, count, jump = "", 0, True
+    while jump:
+        jump = False
+        for info in store.list(prefix, after=f"{prefix}{last}/~" if last else ""):
+            label = info.name.removeprefix(prefix).partition("/")[0]
+            if label != last:
+                last, count = label, 0
+                yield label
+            count += 1
+            if count >= _PAGE:
+                jump = True
+                break

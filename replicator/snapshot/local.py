@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,7 @@ from replicator.snapshot.localread import LocalFiles, Piece, PieceRead
 from replicator.snapshot.pace import Pace
 from replicator.snapshot.source import LABEL_FILE, Asked, Ended, Intake, ReadingProgress, Source, Totals
 from replicator.snapshot.stamps import SETTLED_S, comparison_due
+from replicator.tolerance import Clock, SystemClock
 
 MAP_FILE = "tablespace_map"
 #: What the index remembers: when everything was last read, in Unix seconds.
@@ -44,10 +45,11 @@ _Pending = deque[tuple[list[Piece], "Future[list[PieceRead]]"]]
 
 @dataclass(frozen=True, slots=True)
 class BesideServer:
-    """Reads the data directory that a policy names. `settled_s`: see stamps.py."""
+    """Reads the data directory that a policy names. `settled_s`: see stamps.py; `clock` is that of the files' times."""
 
     directory: Path
     settled_s: float = SETTLED_S
+    clock: Clock = field(default_factory=SystemClock)
 
     def confirm(self, sql: SqlConnection) -> Beside:
         """The directory, proven to be that server's. Raises NotBeside."""
@@ -61,11 +63,12 @@ class BesideServer:
             segment_pages = int(sql.execute("SELECT setting FROM pg_settings WHERE name = 'segment_size'")[0][0])
             system_id = sql.system_id()
             before = {space.oid for space in tablespaces(beside.directory)}
+            asked_s = self.clock.now().timestamp()
             with SqlBackup(sql, label=asked.label, checkpoint=asked.checkpoint) as backup:
                 spaces = tablespaces(beside.directory)
                 fresh = frozenset(space.oid for space in spaces if space.location is not None) - before
                 yield _LocalSource(
-                    beside, sql, backup, asked, spaces, fresh, system_id, segment_pages, self.settled_s
+                    beside, sql, backup, asked, spaces, fresh, system_id, segment_pages, asked_s, self.settled_s
                 )  # fmt: skip
 
 
@@ -81,6 +84,7 @@ class _LocalSource:
     fresh: frozenset[int]
     system_id: int
     segment_pages: int
+    asked_s: float
     settled_s: float
 
     @property
@@ -101,7 +105,7 @@ class _LocalSource:
         progress = ReadingProgress(totals, expected, intake.report, intake.stop)
         with tempfile.TemporaryFile(dir=intake.directory) as lines:
             manifest = ManifestWriter(lines, self.sql.server_version, self.system_id)
-            placer = LocalPlacer(intake, totals, progress, manifest, self.fresh, self.settled_s)
+            placer = LocalPlacer(intake, totals, progress, manifest, self.fresh, self.asked_s, self.settled_s)
             self._files(intake, placer, expected)
             return totals, self._finish(intake, placer, manifest, lines)
 

@@ -54,13 +54,13 @@ class _Made:
 
 
 class LocalPlacer:
-    """`damage` names the pages that are wrong. `fresh`: oids of tablespaces whose entries are held back. `settled_s`:
-    see stamps.py.
+    """`damage` names the pages that are wrong. `fresh`: oids of tablespaces whose entries are held back. `asked_s`,
+    `settled_s`: see stamps.py.
     """
 
     def __init__(
         self, intake: Intake, totals: Totals, progress: ReadingProgress, manifest: ManifestWriter,
-        fresh: Collection[int], settled_s: float,
+        fresh: Collection[int], asked_s: float, settled_s: float,
     ) -> None:  # fmt: skip
         self.damage: list[str] = []
         self._intake = intake
@@ -68,6 +68,7 @@ class LocalPlacer:
         self._progress = progress
         self._manifest = manifest
         self._fresh = fresh
+        self._asked_s = asked_s
         self._settled_s = settled_s
         self._held: list[_Made] = []
         self._current: _Current | None = None
@@ -117,7 +118,7 @@ class LocalPlacer:
         if current.damaged:
             self._damaged(found.path, current.damaged)
         elif current.steady and not current.ended:
-            stamp = make_stamp(found, current.crc32c, current.file.found_s, self._settled_s)
+            stamp = make_stamp(found, current.crc32c, self._asked_s, self._settled_s)
         mtime, unit = found.mtime_ns // 10**9, current.file.unit
         self._add(self._finished(current.blocks, found.path, found.mode, mtime, unit, stamp, current.crc32c))
 

@@ -73,7 +73,7 @@ class LocalPlan:
             if crc32c is not None and self._take_over(old, crc32c):
                 return None
         unit = old.block_size if old is not None else choose_block_size(found.size, intake.page, self._total)
-        return PlannedFile(found, unit, old, intake.clock.now().timestamp())
+        return PlannedFile(found, unit, old)
 
     def _large(self, file: PlannedFile, length: int) -> Iterator[list[Piece]]:
         descriptor = open_file(self._root / file.found.path)

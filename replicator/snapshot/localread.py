@@ -27,12 +27,11 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file to be read in blocks of `unit` bytes; `old` is the parent's. Found at `found_s` (Unix seconds)."""
+    """A file to be read in blocks of `unit` bytes; `old` is the parent's."""
 
     found: FoundFile
     unit: int
     old: ParentFile | None
-    found_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,8 +70,12 @@ def choose_parent(
             participants.leave_out(name, error)
             return choose_parent(participants, held, keyring, index_path)
         known = keyring.can_open or _remembers(index_path, snapshot)
-        if known and not summary.damaged and _whole(participants, snapshot.system_id, summary.packs):
+        if not known or summary.damaged:
+            continue
+        lacking = _lacking(participants, snapshot, summary.packs)
+        if not lacking:
             return snapshot, findings
+        findings += lacking
     return None, findings
 
 
@@ -113,11 +117,25 @@ def _remembered(path: Path, snapshot: Snapshot) -> ParentIndex | None:
     return index
 
 
-def _whole(participants: Participants, system_id: int, packs: tuple[PackId, ...]) -> bool:
-    def lacks(_: str, store: Store) -> list[PackId]:
-        return missing_packs(store, system_id, packs)
+def _lacking(participants: Participants, snapshot: Snapshot, packs: tuple[PackId, ...]) -> list[Finding]:
+    """What the stores lack of a snapshot that they have, and so have lost: packs come first and go last."""
 
-    return not any(participants.each(lacks, what="looking for the parent's packs").values())
+    def lacks(_: str, store: Store) -> list[PackId]:
+        return missing_packs(store, snapshot.system_id, packs)
+
+    found = participants.each(lacks, what="looking for the parent's packs")
+    return [
+        Finding(
+            PARENT_UNUSABLE,
+            f"snapshot {snapshot.label} can not be a parent: the store lacks {len(missing)} of its {len(packs)} packs",
+            "Nothing of it was referred to. Complete the store from another one with `replicator mirror`.",
+            object=manifest_name(snapshot),
+            store=store,
+            affects=snapshot.label,
+        )
+        for store, missing in sorted(found.items())
+        if missing
+    ]
 
 
 def _unusable(snapshot: Snapshot, store: str, error: IntegrityError | ObjectAbsent | KeysError) -> Finding:

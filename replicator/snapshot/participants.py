@@ -31,6 +31,10 @@ class Participants:
         self._deadline_s = deadline_s
         self._stop = stop
 
+    def half_time(self) -> Deadline:
+        """When what is asked of every store from now on should end by itself, if it can be of any length."""
+        return Deadline(self._clock, self._deadline_s / 2)
+
     def leave_out(self, name: str, error: ReplicatorError) -> None:
         """Go on without this store. Raises its error when it was the last one."""
         if self.active.pop(name, None) is not None:

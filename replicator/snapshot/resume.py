@@ -2,7 +2,8 @@
 
 Owns which of them may be gone on from: only those of the same system, parent, comparison key, repository key and
 writer, to whose labels something was put within twelve hours by each store's clock; later, prune may have let go of
-them. A pack counts when each store lists it and its table is signed; what lies elsewhere is stored again.
+them. A pack counts when each store lists it and its table is signed; what lies elsewhere, or was not looked at before
+half of a store's time was over, is stored again.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from replicator.snapshot.overlay import lay_over
 from replicator.snapshot.parentindex import Known, ParentFile, ParentIndex, pass_over
 from replicator.snapshot.participants import Participants
 from replicator.store.protocol import ReadableStore, Store
+from replicator.tolerance import Deadline
 
 #: A label to which nothing was put for so long is not gone on from: half of what prune waits for.
 FRESH = timedelta(hours=12)
 #: The most takes that died which are gone on from at once.
 _MOST = 4
 _WORKERS = 8
+#: Holds the table of a pack: 40 bytes a frame.
+_TAIL = 8192
 
 
 def bound_to(keyring: Keyring, system_id: int, parent: Snapshot | None) -> bytes:
@@ -98,8 +102,9 @@ class Leftovers:
         def look(_: str, store: Store) -> tuple[set[str], set[PackId]]:
             now = store.stat(begun.name).modified
             fresh, listed = _listed(store, begun.system_id, self.labels, now)
-            return fresh, _signed(store, keyring, begun.system_id, listed & recorded)
+            return fresh, _signed(store, keyring, begun.system_id, listed & recorded, limit)
 
+        limit = participants.half_time()
         recorded = {pack for died in self._died for pack in died.index.packs() if pack.label in self.labels}
         answers = participants.each(look, what="looking at what a take left").values()
         fresh = set.intersection(*(labels for labels, _ in answers))
@@ -175,12 +180,16 @@ def _listed(
     return fresh, packs
 
 
-def _signed(store: ReadableStore, keyring: Keyring, system_id: int, packs: Iterable[PackId]) -> set[PackId]:
-    """Those whose tables are signed and fit their sizes: names are claims."""
+def _signed(
+    store: ReadableStore, keyring: Keyring, system_id: int, packs: Iterable[PackId], limit: Deadline
+) -> set[PackId]:  # fmt: skip
+    """Those whose tables are signed and fit their sizes, as far as they were read in time: names are claims."""
 
     def holds(pack: PackId) -> bool:
+        if limit.over:
+            return False
         try:
-            read_table(store, pack_name(system_id, pack), keyring)
+            read_table(store, pack_name(system_id, pack), keyring, tail=_TAIL)
         except (ObjectAbsent, IntegrityError):
             return False
         return True

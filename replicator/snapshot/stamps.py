@@ -1,7 +1,9 @@
 """How a file looked when it was read beside the server, so that the next snapshot may take it over unread. Pure.
 
-A stamp is size, times and inode, with the file's checksum for the backup manifest. Only a file that was left alone for
-a while gets one: within a clock's tick it could change again and look the same.
+A stamp is size, times and inode, with the file's checksum for the backup manifest. Only a file that was left alone
+since before the backup was asked for gets one. A write sets the time first and the bytes then, however long its disk
+makes it wait in between: what such a write began before, the checkpoint that begins a backup waits for; of a later one
+the old bytes might be read beside the new time. And within a clock's tick a file could change again and look the same.
 """
 
 from __future__ import annotations
@@ -12,15 +14,17 @@ from replicator.postgres.datadir import FoundFile
 
 _STAMP = struct.Struct(">BQqqQI")
 _VERSION = 1
-#: A file changed less than this many seconds ago gets no stamp.
+#: A file changed later than this many seconds before the backup was asked for gets no stamp.
 SETTLED_S = 10.0
 #: How many seconds stamps may stand in for reading everything.
 TRUSTED_S = 7 * 86400.0
 
 
-def make_stamp(found: FoundFile, crc32c: int, now_s: float, settled_s: float) -> bytes:
-    """The stamp of a file found at `now_s` (Unix seconds) and read after; empty when it changed too lately."""
-    if max(found.mtime_ns, found.ctime_ns) > (now_s - settled_s) * 1e9:
+def make_stamp(found: FoundFile, crc32c: int, asked_s: float, settled_s: float) -> bytes:
+    """The stamp of a file that was found and read in a backup asked for at `asked_s` (Unix seconds); empty when it
+    changed too lately.
+    """
+    if max(found.mtime_ns, found.ctime_ns) > (asked_s - settled_s) * 1e9:
         return b""
     return _STAMP.pack(_VERSION, found.size, found.mtime_ns, found.ctime_ns, found.inode, crc32c)
 

@@ -86,6 +86,23 @@ def test_tablespaces(tmp_path: Path) -> None:
     assert "pg_tblspc/16385" not in found
 
 
+@pytest.mark.parametrize("through", ["", "link"])
+def test_a_tablespace_whose_place_is_within(tmp_path: Path, through: str) -> None:
+    """A tablespace that somebody made below the data directory comes once, under its oid; its directory stays, empty,
+    also where its link spells the way there otherwise.
+    """
+    root = tmp_path / "data"
+    make(root, f"ruang/satu/{VERSION}/5/16390", f"ruang/satu/{VERSION}/5/t3_4711", "ruang/dua/catatan", "pg_tblspc/")
+    (tmp_path / "link").symlink_to(root)
+    (root / "pg_tblspc/16385").symlink_to((tmp_path / through if through else root) / "ruang/satu")
+    found = kept(root, tablespaces(root))
+    assert {path for path, one in found.items() if isinstance(one, FoundFile)} == {
+        "ruang/dua/catatan", f"pg_tblspc/16385/{VERSION}/5/16390",
+    }  # fmt: skip
+    assert isinstance(found["ruang/satu"], FoundDirectory)
+    assert f"ruang/satu/{VERSION}" not in found
+
+
 def test_a_linked_pg_wal_becomes_a_directory(tmp_path: Path) -> None:
     """As in a backup over the network, and nothing of it is kept."""
     make(tmp_path, "data/PG_VERSION", "wal/000000010000000000000001", "wal/archive_status/a.done")

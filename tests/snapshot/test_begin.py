@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,8 +23,10 @@ from replicator.seal.document import sign_as_writer
 from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label, put_mark
 from replicator.snapshot.participants import Participants
 from replicator.snapshot.processes import Life, host_name, life_of, process_mark
+from replicator.store.protocol import ObjectInfo
 from replicator.tolerance import SystemClock
 from tests.clock import FakeClock
+from tests.snapshot.faults import FaultyStore
 
 SYSTEM = 77
 OURS = Begun(SYSTEM, "20261122T000005Z", 5)
@@ -97,6 +100,38 @@ def test_a_finished_take_is_no_take(repository: Repository, tmp_path: Path) -> N
     done = Snapshot("20261122T000004Z", SYSTEM, 1, Lsn(1), Lsn(2))
     repository.stores["local"].put(manifest_name(done), b"manifest")
     exclude(repository)
+
+
+class CountingStore(FaultyStore):
+    """Counts the lists asked for."""
+
+    lists = 0
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """As the inner store."""
+        self.lists += 1
+        return super().list(prefix, after=after)
+
+
+def test_the_past_costs_few_requests(repository: Repository, tmp_path: Path) -> None:
+    """Many finished takes, one of more packs than a list has in a page: a few lists in all, not some for each; the one
+    that is alive among them is seen.
+    """
+    for number in range(40):
+        label = f"20261121T0000{number:02}Z"
+        names = [pack_name(SYSTEM, PackId(label, 9, pack)) for pack in range(1100 if number == 20 else 2)]
+        for name in (*names, begin_name(SYSTEM, label, 9), manifest_name(Snapshot(label, SYSTEM, 1, Lsn(1), Lsn(2)))):
+            path = tmp_path / "local/frk" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"object")
+    counting = CountingStore(repository.stores["local"])
+    seen = Repository("frk", repository.keyring, {"local": counting})
+    exclude(seen)
+    assert counting.lists < 10
+    put_other(repository, tmp_path, "20261121T000030Z", number=8)
+    put_other(repository, tmp_path, "20261121T000100Z")
+    with pytest.raises(Conflict, match="20261121T000100Z"):
+        exclude(seen)
 
 
 def test_a_process_of_this_host(repository: Repository, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def checksum(data: bytes, block: int) -> int:
 
 def planned(path: str, size: int, segment: int | None = 0) -> PlannedFile:
     """A file as the plan has it."""
-    return PlannedFile(FoundFile(path, size, 0o600, 0, 0, 0, segment), PAGE, None, 0.0)
+    return PlannedFile(FoundFile(path, size, 0o600, 0, 0, 0, segment), PAGE, None)
 
 
 def read(

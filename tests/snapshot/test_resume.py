@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from replicator.upkeep.keys import KeysJob, rotate
 from replicator.upkeep.mirror import MirrorJob, mirror
 from replicator.upkeep.prune_facts import read_facts
 from tests.clusters import TestCluster
+from tests.snapshot.faults import FaultyStore
 from tests.snapshot.support import IDENTITY, Shipping, shipping, take_job
 from tests.snapshot.test_take import verify_tree
 
@@ -211,6 +213,54 @@ def test_what_one_store_lacks_is_stored_again(
              if pack.label != result.row.snapshot.label}  # fmt: skip
     assert named
     assert named.isdisjoint({0, 1})
+
+
+class SlowTables(FaultyStore):
+    """A store from which the first table of a pack comes eleven seconds later; counts them."""
+
+    def __init__(self, inner: Store, clock: ShiftedClock) -> None:
+        super().__init__(inner)
+        self._clock = clock
+        self._lock, self.tables = threading.Lock(), 0
+
+    def get_tail(self, name: str, length: int) -> tuple[bytes, int]:
+        """As the inner store, late."""
+        if isinstance(parse_name(name), PackName):
+            with self._lock:
+                self.tables += 1
+                self._clock.shift = 11.0
+        return super().get_tail(name, length)
+
+
+class ShiftedClock(SystemClock):
+    """A clock of which a test lets time pass."""
+
+    shift = 0.0
+
+    def monotonic(self) -> float:
+        """Later than it is."""
+        return super().monotonic() + self.shift
+
+
+def test_many_packs_and_a_slow_store(
+    filled: TestCluster, repository: Repository, stores: dict[str, Store], streaming: Shipping, tmp_path: Path
+) -> None:
+    """A take doesn't look at what was left until its stores are given up: what it has not seen by half of their time is
+    stored again. Else no take could ever go on from a large one that died.
+    """
+    state, clock = tmp_path / "state", ShiftedClock()
+    dies = Dies(state, 11, killed=True)
+    job = take_job(filled, repository, state, steps=dies)
+    with pytest.raises(SourceUnavailable):
+        take(replace(job, pack_size=1, compression=Compression.NONE), silent, Event())
+    dies.leave()
+    (label,) = {info.name.split("/")[2] for info in stores["local"].list(packs_prefix(filled.system_id))}
+    slow = SlowTables(stores["local"], clock)
+    job = take_job(filled, Repository("frk", repository.keyring, {"local": slow}), state)
+    result = take(replace(job, clock=clock, pack_size=PACK, compression=Compression.NONE), silent, Event())
+    assert result.exit_code == 0
+    packs = read_summary(stores["local"], result.row.snapshot, repository.keyring).packs
+    assert 0 < sum(pack.label == label for pack in packs) <= slow.tables <= 8  # as many at once
 
 
 def test_prune_keeps_what_is_gone_on_from(

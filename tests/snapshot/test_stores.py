@@ -103,7 +103,7 @@ def test_a_parent_must_be_in_every_store(
 def test_a_parent_whose_packs_are_gone_is_none(
     primary: TestCluster, repository: Repository, streaming: Shipping, tmp_path: Path
 ) -> None:
-    """A pack missing in one store: the next snapshot refers to nothing there."""
+    """A pack missing in one store: the next snapshot refers to nothing there, and says which store lacks it: 4."""
     first = taken(primary, repository, tmp_path / "state", {}).row
     store = repository.stores["offsite"]
     pack = read_summary(store, first.snapshot, repository.keyring).packs[0]
@@ -112,7 +112,12 @@ def test_a_parent_whose_packs_are_gone_is_none(
         "local": {"manifest": True, "missing_packs": 0},
         "offsite": {"manifest": True, "missing_packs": 1},
     }
-    assert taken(primary, repository, tmp_path / "state", {}).row.parent is None
+    second = taken(primary, repository, tmp_path / "state", {})
+    assert second.row.parent is None
+    assert second.exit_code == 4
+    (finding,) = second.findings
+    assert (finding.code, finding.store, finding.affects) == ("parent_unusable", "offsite", first.snapshot.label)
+    assert "lacks 1 of" in finding.text
 
 
 def test_a_damaged_parent_is_said(
