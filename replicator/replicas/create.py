@@ -71,7 +71,7 @@ def create(job: ReplicaJob) -> Created:
     manifest = ManifestReader(store, plan.snapshot, repository.keyring)
     binaries = job.binaries(manifest.facts.server_version // 10000)
     tree = Tree(data, tablespaces.check(manifest.facts, job.tablespaces, data))
-    host.check_room(data, plan.summary.bytes)
+    host.check_room(data, plan.summary.bytes, job.tablespaces.values())
     mark = ReplicaMark.new(job.cluster, job.policy.name, data, job.slot, job.owner, tuple(job.tablespaces.values()))
     place.begin(mark)
     _make_slot(job, mark)

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 #: File systems whose syncfs(2) writes everything and tells of what went wrong.
-_TRUSTED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
+_TRUSTED = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 #: From this kernel on syncfs reports an error of any file written since the descriptor was opened.
 _KERNEL = (5, 8)
 #: Bytes written until a part of them is sent to the disk meanwhile.
@@ -34,6 +34,13 @@ def sync_at_once(handle: int) -> None:
     if libc.syncfs(handle) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def on_one_file_system(top: str) -> bool:
+    """Whether nothing else is mounted below: one call for `top` would not reach it. Raises OSError."""
+    device = Path(top).stat().st_dev
+    places = (f"{base}/{name}" for base, names, _ in os.walk(top) for name in names)
+    return all(os.lstat(place).st_dev == device for place in places)
 
 
 def _kind(handle: int) -> str:

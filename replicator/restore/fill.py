@@ -5,7 +5,10 @@ Owns the refusal of what may not be touched, and the room that it takes. Whateve
 
 from __future__ import annotations
 
-from replicator.errors import AlreadyExists
+import os
+from dataclasses import replace
+
+from replicator.errors import AlreadyExists, UsageError
 from replicator.repository.manifests import ManifestReader
 from replicator.restore import host
 from replicator.restore.compare import Comparison
@@ -20,9 +23,28 @@ from replicator.restore.tree import Tree
 def prepared(job: RestoreJob) -> Present | None:
     """What --delta finds; None for an empty directory. Touches nothing. Raises AlreadyExists, Conflict, UsageError."""
     if job.delta:
+        _check_stores(job)
         return examine(job.into, job.tablespaces)
     Tree(job.into, job.tablespaces).check_empty()
     return None
+
+
+def _check_stores(job: RestoreJob) -> None:
+    """Raise UsageError for a store within what --delta clears."""
+    for name, access in job.access.items():
+        for place in (job.into, *job.tablespaces.values()):
+            if access.policy.scheme == "file" and access.policy.directory.resolve().is_relative_to(place.resolve()):
+                raise UsageError(
+                    f"store {name} lies within {place}, where --delta removes what the snapshot does not have",
+                    hint="Restore into another directory, or copy the store elsewhere first.",
+                )
+
+
+def owned(job: RestoreJob, present: Present | None) -> RestoreJob:
+    """The same job; run by root it gives what --delta found to the user who had it, where no other is named."""
+    if present is None or job.owner is not None or os.geteuid() != 0:
+        return job
+    return replace(job, owner=present.owner)
 
 
 def fill(
@@ -33,7 +55,8 @@ def fill(
     """
     keyring = job.repository.keyring
     needed = plan.summary.bytes + min(plan.wal_bytes, job.window)
-    host.check_room(job.into, needed - (present.bytes if present is not None else 0))
+    held = present.bytes if present is not None else 0
+    host.check_room(job.into, needed - held, job.tablespaces.values())
     if present is None:
         tree.check_empty()
         tree.create(plan.snapshot.system_id)

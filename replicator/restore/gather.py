@@ -175,7 +175,8 @@ def _plan_from(
 
 def confirmed(repository: Repository, found: RecoveryPlan) -> RecoveryPlan | None:
     """The plan with its manifest's summary, after looking that the manifest, the packs and the complete segments that
-    it stands on are there: ranges and summaries are no proof of that. None where they are not.
+    it stands on are there, and no second content of a segment: ranges and summaries are no proof of that. None where
+    it is not so.
 
     Raises ObjectAbsent, IntegrityError, StoreUnavailable.
     """
@@ -194,12 +195,19 @@ def confirmed(repository: Repository, found: RecoveryPlan) -> RecoveryPlan | Non
 
 
 def _listed(store: ReadableStore, prefix: str, names: Sequence[str]) -> bool:
-    """Whether all of these names are listed: looked at is what lies between the first and the last of them."""
+    """Whether all of these names are listed, and none beside that claims a segment of theirs: looked at is what lies
+    between the first and the last of them.
+    """
     if not names:
         return True
-    absent, last = set(names), max(names)
-    for info in store.list(prefix, after=min(names)[:-1]):
-        absent.discard(info.name)
-        if info.name >= last:
+    absent, stems = set(names), {name.rpartition("-")[0] for name in names}
+    last = max(stems)
+    for info in store.list(prefix, after=min(stems)):
+        stem = info.name.rpartition("-")[0]
+        if stem > last:
             break
+        if info.name in absent:
+            absent.discard(info.name)
+        elif stem in stems and isinstance(parse_name(info.name), WalName):
+            return False
     return not absent

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from replicator.errors import HostLacks, UsageError
@@ -55,14 +55,19 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def check_room(into: Path, needed: int) -> None:
-    """Raise HostLacks when the disk has less than `needed` bytes free."""
-    place = _existing(into)
-    with host_errors(place):
-        free = shutil.disk_usage(place).free
+def check_room(into: Path, needed: int, others: Iterable[Path] = ()) -> None:
+    """Raise HostLacks when the disks of `into` and of `others` (its tablespaces) have less than `needed` bytes free
+    together: how much goes to which is not known beforehand.
+    """
+    disks: dict[int, Path] = {}
+    with host_errors(into):
+        for place in map(_existing, (into, *others)):
+            disks.setdefault(place.stat().st_dev, place)
+        free = sum(shutil.disk_usage(place).free for place in disks.values())
     if free < needed:
+        names = " and ".join(map(str, disks.values()))
         raise HostLacks(
-            f"{place} has {free // 2**20} MB free, the restore needs {needed // 2**20} MB",
+            f"{names}: {free // 2**20} MB free, the restore needs {needed // 2**20} MB",
             hint="Make room, or restore to another disk.",
         )
 

@@ -8,6 +8,7 @@ first change on pg_control has no name, so nothing half-done can start.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 import sys
@@ -18,20 +19,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from replicator.errors import AlreadyExists, Conflict, HostLacks, IntegrityError
+from replicator.errors import AlreadyExists, HostLacks, IntegrityError
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry
+from replicator.restore.running import check_not_running
 from replicator.restore.tree import CONTROL, CONTROL_PART, Tree, check_directory, host_errors, not_empty
 from replicator.seal.digest import short_id
-
-_PID = "postmaster.pid"
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A data directory that `--delta` may restore into: whose it is, and what its files take, in bytes."""
+    """A data directory that `--delta` may restore into: whose it is, what its files take, in bytes, and the user that
+    its pg_control belongs to (None: root, or one without a name).
+    """
 
     system_id: int
     bytes: int
+    owner: str | None = None
 
 
 def examine(root: Path, tablespaces: Mapping[int, Path]) -> Present | None:
@@ -59,7 +62,18 @@ def examine(root: Path, tablespaces: Mapping[int, Path]) -> Present | None:
                     f"{path}: directory is not empty, and is not what pg_tblspc/{oid} of {root} points to",
                     hint=f"Name the tablespace's own directory, or an empty one, with --tablespace {oid}=DIR.",
                 )
-        return Present(found, sum(map(_size, filled)))
+        return Present(found, sum(map(_size, filled)), _owner(root))
+
+
+def _owner(root: Path) -> str | None:
+    """Of pg_control: the directories may be root's by now, for an earlier restore was aborted."""
+    for name in (CONTROL, CONTROL_PART):
+        try:
+            user = os.lstat(root / name).st_uid
+            return pwd.getpwuid(user).pw_name if user else None
+        except (FileNotFoundError, KeyError):
+            continue
+    return None
 
 
 def system_id_of(root: Path) -> int | None:
@@ -78,55 +92,48 @@ def system_id_of(root: Path) -> int | None:
     return None
 
 
-def check_not_running(root: Path) -> None:
-    """Raise Conflict when a server runs in the directory. A process id that is another program's now does not count."""
-    try:
-        with open(root / _PID, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
-            first = file.readline(32).strip()
-    except FileNotFoundError:
-        return
-    number = abs(int(first)) if first.lstrip(b"-").isdigit() else 0
-    if number and _runs(number, root):
-        raise Conflict(
-            f"a server runs in {root} (process {number})", hint=f"Stop it first: pg_ctl stop -m fast -D {root}"
-        )
-
-
-def _runs(number: int, root: Path) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    try:
-        return Path(f"/proc/{number}/cwd").samefile(root)
-    except OSError:
-        return True  # it is alive, and nobody can say where
-
-
 def take_over(tree: Tree, present: Present) -> None:
     """Make the directories ours alone, and take pg_control its name, durably, before anything else is changed.
 
     Raises AlreadyExists or Conflict when they are not what they were, HostLacks.
     """
     with host_errors(tree.root):
+        check_not_running(tree.root)  # planning took a while, and to hold the directory shuts its server out
         tree.hold(tree.root)
-        root = tree.inside()
-        check_not_running(root)
-        shared = _seize(str(root / "global"))
         try:
-            if system_id_of(root) != present.system_id:
-                raise AlreadyExists(f"{tree.root} is another cluster's by now")
-            if (root / CONTROL).exists():
-                (root / CONTROL).rename(root / CONTROL_PART)
-            os.fsync(shared)
-        finally:
-            os.close(shared)
+            _take_control(tree, present)
+        except BaseException:
+            tree.give_back(tree.root)
+            raise
         for path in tree.tablespaces.values():
             tree.hold(path)
         for handle in tree.handles.values():
             os.fsync(handle)
+
+
+def _take_control(tree: Tree, present: Present) -> None:
+    """pg_control without its name, durably; or as it was. A server writes postmaster.pid before it reads pg_control, so
+    one that starts meanwhile is seen afterwards, or does not start.
+    """
+    root = tree.inside()
+    check_not_running(root)
+    if system_id_of(root) != present.system_id:
+        raise AlreadyExists(f"{tree.root} is another cluster's by now")
+    control, part = root / CONTROL, root / CONTROL_PART
+    shared = os.open(control.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        named = control.exists()
+        if named:
+            control.rename(part)
+        try:
+            check_not_running(root)
+            os.fsync(shared)
+        except BaseException:
+            if named:
+                part.rename(control)
+            raise
+    finally:
+        os.close(shared)
 
 
 def _seize(path: str) -> int:
@@ -201,6 +208,7 @@ def _clear(tree: Tree, top: str, within: str, names: Names, notes: list[str]) ->
             tree.known.add(place)
         with os.scandir(place) as found:
             inner = list(found)
+        device = Path(place).stat().st_dev
         for item in inner:
             name = f"{path}/{item.name}" if path else item.name
             if within and place == top and item.name not in names.versions:
@@ -208,6 +216,8 @@ def _clear(tree: Tree, top: str, within: str, names: Names, notes: list[str]) ->
             if item.is_dir(follow_symlinks=False):
                 if name in names.directories:
                     waiting.append((item.path, name))
+                elif item.stat(follow_symlinks=False).st_dev != device:
+                    notes.append(f"another file system is mounted at {name}: it was left alone")
                 else:
                     shutil.rmtree(item.path)
             elif item.is_symlink():
@@ -236,12 +246,13 @@ def _same(link: Path, directory: Path) -> bool:
 
 
 def _size(top: Path) -> int:
-    """What the files below take on the disk."""
+    """What the files below take on the disk, and would leave free; what has another name beside stays there."""
     total = 0
     for base, _, files in os.walk(top):
         for name in files:
             try:
-                total += os.lstat(f"{base}/{name}").st_blocks * 512
+                found = os.lstat(f"{base}/{name}")
+                total += found.st_blocks * 512 if found.st_nlink == 1 else 0
             except FileNotFoundError as error:
                 raise HostLacks(f"{top} changes while it is looked at", hint="See who writes there.") from error
     return total

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from replicator.restore.guard import guard_script
 from replicator.restore.plan import RecoveryPlan
 from replicator.restore.route import WalFile, WalSource
 from replicator.restore.settings import shell_quote
-from replicator.restore.tree import host_errors, owner_ids
+from replicator.restore.tree import host_errors, owner_ids, sync
 from replicator.seal.keyring import Keyring
 
 
@@ -92,6 +93,16 @@ class RecoveryDirectory:
             _write(self.path / "begins", "".join(f"{file.name} {file.start.hex16.lower()}\n" for file in plan.files))
             _write(self.path / "files", "".join(f"{_line(file)}\n" for file in plan.files))
             _write(self.path / "guard", guard_script(self.path, command))
+
+    def make_durable(self) -> None:
+        """Histories and every directory: one that a power cut took away would be read as one that there never was.
+        Raises HostLacks.
+        """
+        with host_errors(self.path):
+            for place in (*self.history.iterdir(), self.history, self.ready, self.requests, self.path):
+                sync(str(place))
+            with suppress(PermissionError):  # who may make a directory there may not always read it
+                sync(str(self.path.parent))
 
     def give(self, owner: str | None) -> None:
         """Give all of it to the server's user, last the directory that keeps it out. Raises HostLacks."""

@@ -26,7 +26,7 @@ from replicator.postgres.waldump import Waldump
 from replicator.repository.manifests import ManifestReader, SnapshotFacts
 from replicator.restore import host, settings, start, tablespaces
 from replicator.restore.announce import announced
-from replicator.restore.fill import fill, prepared
+from replicator.restore.fill import fill, owned, prepared
 from replicator.restore.gather import Gathered, gather, plan_from
 from replicator.restore.job import RestoreJob, RestoreResult
 from replicator.restore.plan import RecoveryPlan
@@ -104,6 +104,7 @@ def restore(job: RestoreJob) -> RestoreResult:
     if not job.request.can_open:
         raise _can_not_open(job)
     present = prepared(job)
+    job = owned(job, present)
     host.check_options(job.owner, job.port, starts=job.start)
     plan = job.plan or make_plan(job)
     if plan.missing:
@@ -194,6 +195,7 @@ def _bring_up(
         job.step("prefetched")
         job.report(Progress("restore", "durable"))
         tree.make_durable(job.owner, job.workers)
+        recovery.make_durable()
         recovery.give(job.owner)
         job.step("durable")
         tree.publish_control()

@@ -30,6 +30,7 @@ class Sources:
         self._away: set[str] = set()
         self._why: ReplicatorError | None = None
         self._reads: dict[str, int] = {}
+        self._damaged: dict[str, str] = {}
 
     @property
     def first(self) -> ReadableStore:
@@ -51,12 +52,19 @@ class Sources:
         raise failures.get(self.first.name) or next(iter(failures.values()))
 
     def notes(self) -> list[str]:
-        """What the operator should know: which store stood in for which, and why."""
+        """What the operator should know: which store stood in for which, and why; and each that holds damage, for
+        what went well all the same would hide it.
+        """
         with self._lock:
             why = f" ({self._why.message})" if self._why is not None else ""
-            return [
+            told = [
                 f"store {self.first.name} failed midway{why}: {count} reads came from store {name}"
                 for name, count in sorted(self._reads.items())
+            ]
+            return told + [
+                f"store {name} holds what is damaged ({message})"
+                for name, message in sorted(self._damaged.items())
+                if not (told and name == self.first.name and isinstance(self._why, IntegrityError))
             ]
 
     def ordered(self) -> list[ReadableStore]:
@@ -69,6 +77,8 @@ class Sources:
         with self._lock:
             if isinstance(error, StoreUnavailable):
                 self._away.add(store.name)
+            if isinstance(error, IntegrityError):
+                self._damaged.setdefault(store.name, error.message)
             if store is self.first and self._why is None:
                 self._why = error
 

@@ -34,7 +34,7 @@ def check(facts: SnapshotFacts, given: Mapping[int, Path], into: Path) -> dict[i
     places = [into, *given.values()]
     for one in places:
         for other in places:
-            if one is not other and other.is_relative_to(one):
+            if one is not other and other.resolve().is_relative_to(one.resolve()):
                 raise UsageError(f"{other} lies within {one}", hint="Give each tablespace a directory of its own.")
     return dict(given)
 

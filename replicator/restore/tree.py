@@ -12,6 +12,7 @@ import fcntl
 import os
 import pwd
 import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from replicator.errors import AlreadyExists, Conflict, HostLacks, IntegrityError, UsageError
 from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry
-from replicator.restore.durable import can_sync_at_once, sync_at_once
+from replicator.restore.durable import can_sync_at_once, on_one_file_system, sync_at_once
 
 CONTROL = "global/pg_control"
 #: pg_control until everything else is durable. Its first eight bytes, the system identifier, are there from the
@@ -41,6 +42,7 @@ class Tree:
         self.tablespaces = dict(tablespaces)
         self.ids = owner_ids(owner) if owner is not None else None
         self.handles: dict[Path, int] = {}
+        self._before: dict[Path, os.stat_result] = {}
         self.known: set[str] = set()
         self._parents: dict[str, str] = {}
         self._links: dict[str, str] = {}
@@ -74,11 +76,19 @@ class Tree:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"another restore works in {path}", hint="Wait for it, or end it.") from None
+        self._before[path] = os.fstat(handle)
         if os.geteuid() == 0:
             os.fchown(handle, 0, 0)
         os.fchmod(handle, 0o700)
         self.known.add(str(self.inside(path)))
         return handle
+
+    def give_back(self, path: Path) -> None:
+        """Owner and mode of a directory that is held, as they were: nothing in it was changed. Raises OSError."""
+        found = self._before[path]
+        if os.geteuid() == 0:
+            os.fchown(self.handles[path], found.st_uid, found.st_gid)
+        os.fchmod(self.handles[path], stat.S_IMODE(found.st_mode))
 
     def inside(self, path: Path | None = None) -> Path:
         """Where the directory (or one of the tablespaces') is written: by its handle where the system can do that."""
@@ -145,6 +155,10 @@ class Tree:
         self._make(os.path.dirname(place))  # noqa: PTH120 as above
         with open(place, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
             file.write(system_id.to_bytes(8, sys.byteorder))
+            file.flush()
+            os.fsync(file.fileno())
+        sync(os.path.dirname(place))  # noqa: PTH120 as above
+        os.fsync(self.handles[self.root])
 
     def link_tablespaces(self) -> None:
         """The links in pg_tblspc, where they are not there yet."""
@@ -173,17 +187,17 @@ class Tree:
         with host_errors(self.root), ThreadPoolExecutor(workers) as pool:
             at_once = {os.fstat(handle).st_dev: handle for handle in self.handles.values() if can_sync_at_once(handle)}
             for top, handle in self.handles.items():
-                synced = os.fstat(handle).st_dev in at_once
+                synced = os.fstat(handle).st_dev in at_once and on_one_file_system(str(self.inside(top)))
                 for path in self._walk(top, directories=False):
                     _give(path, ids)
                 files = iter(()) if synced else self._walk(top, directories=False)
                 while batch := list(islice(files, _BATCH)):
-                    for _ in pool.map(_sync, batch):
+                    for _ in pool.map(sync, batch):
                         pass
                 for path in self._walk(top, directories=True):
                     _give(path, ids)
                     if not synced:
-                        _sync(path)
+                        sync(path)
             for handle in at_once.values():
                 sync_at_once(handle)
             for handle in self.handles.values():
@@ -203,7 +217,7 @@ class Tree:
             raise IntegrityError("the snapshot holds no global/pg_control")
         with host_errors(self.root):
             part.rename(control)
-            _sync(str(control.parent))
+            sync(str(control.parent))
 
 
 def check_directory(path: Path) -> None:
@@ -228,7 +242,8 @@ def _give(path: str, ids: tuple[int, int] | None) -> None:
         os.chown(path, *ids, follow_symlinks=False)
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """Make a file or a directory durable; a link is its directory's. Raises OSError."""
     if os.path.islink(path):  # noqa: PTH114 for each file
         return
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

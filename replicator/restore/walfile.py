@@ -15,6 +15,7 @@ from replicator.errors import HostLacks, IntegrityError, ObjectAbsent, WalConfli
 from replicator.repository.layout import PieceName, WalName, parse_name, pieces_prefix, segment_prefix
 from replicator.repository.objects import open_object
 from replicator.restore.route import WalFile, WalSource, chain
+from replicator.seal.digest import fingerprint
 from replicator.seal.header import FRAME_SIZE
 from replicator.seal.keyring import Keyring
 from replicator.store.protocol import ReadableStore
@@ -27,11 +28,12 @@ def write_wal_file(store: ReadableStore, keyring: Keyring, file: WalFile, path: 
     """Write `file` to `path` whole or not at all: temporary name, verify, fsync, rename.
 
     Raises IntegrityError, CannotOpen, StoreUnavailable, HostLacks (disk). An object that has gone since the catalog was
-    read is looked up again.
+    read is looked up again: WalConflict when what is there now has other bytes.
     """
+    planned = file
     for left in reversed(range(_RENEWALS + 1)):
         try:
-            _write(store, keyring, file, path, mode)
+            _write(store, keyring, file, path, mode, planned)
             return
         except ObjectAbsent as error:
             if not left:
@@ -55,7 +57,16 @@ def renewed(store: ReadableStore, file: WalFile) -> WalFile:
             piece = parse_name(info.name)
             if isinstance(piece, PieceName):
                 found.append(WalSource(info.name, piece.start, min(piece.end, cut), whole=False))
-        found += whole_of(store, system_id, segment, cut)
+        whole = whole_of(store, system_id, segment, cut)
+        planned = {source.name for source in file.sources if source.whole and _segment_of(source, file.size) == place}
+        if planned and not planned.issuperset(source.name for source in whole):
+            # The name carries a fingerprint of the bytes: this is other WAL than what was planned.
+            raise WalConflict(
+                f"segment {segment.name} has another content in store {store.name} than the plan names",
+                hint="Name one store with --store.",
+                names=(*sorted(planned), *(source.name for source in whole)),
+            )
+        found += whole
     now = replace(file, sources=tuple(chain(found, file.start)))
     if now.end < file.end:
         raise IntegrityError(
@@ -85,13 +96,15 @@ def _segment_of(source: WalSource, size: int) -> tuple[int, Segment]:
     return place.system_id, Segment.parse(place.segment, size)
 
 
-def _write(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, mode: int) -> None:
+def _write(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, mode: int, planned: WalFile) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as out:
+        with open(temporary, "w+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as out:
             out.truncate(file.size)
             for source in file.sources:
                 _copy(store, keyring, source, file.start, out)
+            if file is not planned:
+                _check_same(out, planned, keyring)
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)
@@ -102,6 +115,22 @@ def _write(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, mo
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_same(out: BinaryIO, planned: WalFile, keyring: Keyring) -> None:
+    """Raise WalConflict unless the file holds what the planned pieces name by their fingerprints. A piece that is cut
+    at the end of its timeline can't be told from its name.
+    """
+    for source in planned.sources:
+        place = parse_name(source.name)
+        if isinstance(place, PieceName) and source.end == place.end:
+            out.seek(place.start - planned.start)
+            if fingerprint(keyring.repository_id, out.read(place.end - place.start)) != place.fingerprint:
+                raise WalConflict(
+                    f"{source.name} was planned, and there is other WAL in its place",
+                    hint="Name one store with --store.",
+                    names=(source.name,),
+                )
 
 
 def _copy(store: ReadableStore, keyring: Keyring, source: WalSource, origin: Lsn, out: BinaryIO) -> None:

@@ -15,6 +15,7 @@ from replicator.repository.repository import Repository
 from replicator.restore.fetch import Fetch
 from replicator.restore.sources import Sources, entries
 from replicator.restore.tree import Tree
+from replicator.store.protocol import ReadableStore
 from tests.repositories import make_repository
 from tests.restore.test_fetch import CONTROL, FRAMES, LABEL, PACK, PAGE, SNAPSHOT, entry, manifest, put_pack
 from tests.stream.streams import Tap
@@ -136,3 +137,23 @@ def test_a_manifest_is_read_on_from_the_other_store(stores: tuple[Repository, di
     found = entries(sources, ManifestReader(sources.first, SNAPSHOT, repository.keyring), repository.keyring)
     assert list(found) == [*many, *FILES]
     assert len(sources.notes()) == 1
+
+
+def test_damage_is_told_whatever_else_was_wrong(stores: tuple[Repository, dict[str, Tap]]) -> None:
+    """What stood in for a silent store was damaged, and the first answered again: all went well, and it is told."""
+    repository, _ = stores
+    sources = Sources([repository.store(name) for name in NAMES])
+    sources.failed(sources.first, StoreUnavailable("silent"))
+    asked: list[str] = []
+
+    def read(store: ReadableStore) -> int:
+        asked.append(store.name)
+        if store.name == "offsite":
+            raise IntegrityError("frame 3 is damaged")
+        return 1
+
+    assert (sources.read(read), asked) == (1, ["offsite", "local"])
+    sources.failed(sources.first, IntegrityError("frame 4 is damaged"))
+    told = " ".join(sources.notes())
+    assert "store offsite holds what is damaged (frame 3 is damaged)" in told
+    assert "store local holds what is damaged (frame 4 is damaged)" in told

@@ -154,3 +154,31 @@ def test_a_piece_that_gives_way_while_the_catalog_is_verified_takes_nothing_away
     found = verified(listed, store, repository.keyring)
     assert found.coverage.end(1) == SEGMENT.start + becomes
     assert found.damaged == ()
+
+
+def test_other_wal_of_the_same_segment_never_stands_in(repository: Repository, tmp_path: Path) -> None:
+    """A segment that is planned by name comes as that or not at all: another store's other content is a conflict."""
+    planned = put(repository)
+    put(repository, store="offsite", data=bytes(reversed(WAL)))
+    source = WalSource(planned, SEGMENT.start, SEGMENT.end, whole=True)
+    file = WalFile(SEGMENT.name, SEGMENT.start, SIZE, (source,))
+    with pytest.raises(WalConflict) as refused:
+        write_wal_file(repository.store("offsite"), repository.keyring, file, tmp_path / "wal")
+    assert planned in refused.value.context["names"]
+    assert not (tmp_path / "wal").exists()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_gives_way_to_a_piece_has_its_bytes(repository: Repository, tmp_path: Path, other: bool) -> None:
+    """A planned piece that is not there is replaced by what has the same bytes, never by other WAL of its range."""
+    piece = put(repository, 1000)
+    put(repository, store="offsite", data=bytes(reversed(WAL)) if other else WAL)
+    offsite = repository.store("offsite")
+    if not other:
+        write_wal_file(offsite, repository.keyring, file_of(piece, 1000), tmp_path / "wal")
+        assert (tmp_path / "wal").read_bytes() == WAL[:1000] + bytes(SIZE - 1000)
+        return
+    with pytest.raises(WalConflict) as refused:
+        write_wal_file(offsite, repository.keyring, file_of(piece, 1000), tmp_path / "wal")
+    assert refused.value.context["names"] == (piece,)
+    assert list(tmp_path.glob("*wal*")) == []
