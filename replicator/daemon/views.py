@@ -20,6 +20,8 @@ VIEW_S = 30.0
 AGAIN_S = 5.0
 #: A store that takes longer to list is not listed for everybody who asks.
 SOON_S = 0.5
+#: What signed ranges say is compared with a full listing when the daemon starts, and this often.
+LISTED_S = 86400.0
 _TICK_S = 0.1
 #: How late a worker that waits for something else notices that it is to stop.
 _STOP_S = 0.5
@@ -39,7 +41,9 @@ class Views:
 
     def __init__(self, repository: Repository, clock: Clock) -> None:
         self._clock = clock
-        self._places = {name: _Place(CatalogReader(repository, name, clock)) for name in repository.stores}
+        self._places = {
+            name: _Place(CatalogReader(repository, name, clock, listed_every_s=LISTED_S)) for name in repository.stores
+        }
         self._changed = Condition()
 
     def latest(self) -> Mapping[str, StoreView]:

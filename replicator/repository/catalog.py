@@ -16,7 +16,7 @@ from replicator.core.snapshot import Snapshot
 from replicator.core.timeline import TimelineHistory
 from replicator.core.windows import Gap, Window, gaps, holes, windows
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
-from replicator.repository.earlier import read_sound
+from replicator.repository.earlier import read_document, read_sound
 from replicator.repository.known import NOTHING, Known, KnownReader
 from replicator.repository.layout import (
     SYSTEM_ID,
@@ -132,7 +132,7 @@ def _read_histories(
 def read_history_file(store: ReadableStore, system_id: int, timeline: int, keyring: Keyring) -> bytes:
     """PostgreSQL's `.history` file, byte for byte. Raises ObjectAbsent, IntegrityError."""
     name = history_name(system_id, timeline)
-    body = read_sound(store, name, lambda found: open_document(keyring, "history", name, found.get(name)))
+    body = read_sound(store, name, lambda found: open_document(keyring, "history", name, read_document(found, name)))
     return from_base64url(body["content"])
 
 

@@ -16,7 +16,7 @@ from replicator.core.coverage import Coverage
 from replicator.core.lsn import Segment
 from replicator.core.snapshot import Snapshot
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
-from replicator.repository.earlier import read_sound
+from replicator.repository.earlier import read_document, read_sound
 from replicator.repository.layout import (
     RangeName,
     RangesName,
@@ -31,7 +31,6 @@ from replicator.repository.layout import (
 from replicator.repository.manifests import ManifestSummary
 from replicator.repository.ranges import Span, parse_range
 from replicator.repository.summaries import parse_summaries
-from replicator.seal.document import MOST_BYTES
 from replicator.seal.keyring import Keyring
 from replicator.store.protocol import ReadableStore
 
@@ -102,6 +101,11 @@ class KnownReader:
         self._store = store
         self._keyring = keyring
         self._kept: dict[int, dict[RangesName, Span | tuple[ManifestSummary, ...]]] = {}
+        self._doubted: dict[int, frozenset[RangesName]] = {}
+
+    def doubt(self, system_id: int, names: Iterable[RangesName]) -> None:
+        """From now on believe all but these, which a full listing has shown to be wrong."""
+        self._doubted[system_id] = frozenset(names)
 
     def read(self, system_id: int) -> Known:
         """One listing, and what was not read before. Raises StoreUnavailable."""
@@ -116,7 +120,8 @@ class KnownReader:
         if len(infos) > _MOST_NAMES:
             _log.warning("store %s: more than %d ranges: none is read", self._store.name, _MOST_NAMES)
             return NOTHING
-        places = [parse_name(info.name) for info in infos]
+        doubted = self._doubted.get(system_id, frozenset())
+        places = [place for place in map(parse_name, (info.name for info in infos)) if place not in doubted]
         reading = _Reading(self._store, self._keyring, self._kept.get(system_id, {}))
         named = reading.spans([place for place in places if isinstance(place, RangeName)]) if spans else ()
         summaries = reading.summaries([place for place in places if isinstance(place, SummaryName)])
@@ -155,9 +160,15 @@ class _Reading:
         """The objects of a smallest set that reaches as far as all that are well do."""
         while len(self.wrong) < _MOST_WRONG:
             chosen = smallest_cover([place for place in places if place[2] not in self.wrong])
-            found = [self._read(name, read) for name in chosen]
-            if all(one is not None for one in found):
-                return [one for one in found if one is not None]
+            found: list[Span | tuple[ManifestSummary, ...]] = []
+            for name in chosen:
+                one = self._read(name, read)
+                if one is not None:
+                    found.append(one)
+                elif len(self.wrong) >= _MOST_WRONG:
+                    return []
+            if len(found) == len(chosen):
+                return found
         return []
 
     def _read(
@@ -185,31 +196,30 @@ class _Reading:
 def read_range(store: ReadableStore, name: RangeName, keyring: Keyring) -> tuple[Span, str]:
     """One range, verified, and the store that it is about. Raises ObjectAbsent, IntegrityError."""
     text = range_name(name)
-    return read_sound(store, text, lambda found: parse_range(keyring, name, _whole(found, text)))
+    return read_sound(store, text, lambda found: parse_range(keyring, name, read_document(found, text)))
 
 
 def read_summaries(store: ReadableStore, name: SummaryName, keyring: Keyring) -> tuple[ManifestSummary, ...]:
     """One summary, verified. Raises ObjectAbsent, IntegrityError."""
     text = summary_name(name)
-    return read_sound(store, text, lambda found: parse_summaries(keyring, name, _whole(found, text)))
-
-
-def _whole(store: ReadableStore, name: str) -> bytes:
-    data, size = store.get_tail(name, MOST_BYTES)
-    if size > len(data):
-        raise IntegrityError(f"{name}: too long for a document", object=name)
-    return data
+    return read_sound(store, text, lambda found: parse_summaries(keyring, name, read_document(found, text)))
 
 
 def smallest_cover(places: Iterable[tuple[P, P, N]]) -> list[N]:
     """Of (from, to, name): a smallest set of names that covers what all together cover, ascending."""
-    rest = sorted(places, key=lambda place: place[0])
+    ordered = sorted(places, key=lambda place: place[0])
     chosen: list[tuple[P, P, N]] = []
-    while rest:
-        start = max(rest[0][0], chosen[-1][1]) if chosen else rest[0][0]
-        best = max((place for place in rest if place[0] <= start), key=lambda place: place[1])
+    at = 0
+    while at < len(ordered):
+        best = ordered[at]
+        if chosen and best[1] <= chosen[-1][1]:  # covered already
+            at += 1
+            continue
+        start = max(best[0], chosen[-1][1]) if chosen else best[0]
+        while at < len(ordered) and ordered[at][0] <= start:
+            best = max(best, ordered[at], key=lambda place: place[1])
+            at += 1
         chosen.append(best)
-        rest = [place for place in rest if place[1] > best[1]]
     return [name for _, _, name in chosen]
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from replicator.core.coverage import LsnRange
+from replicator.core.coverage import Coverage, LsnRange
 from replicator.core.lsn import Lsn
 from replicator.errors import IntegrityError, ObjectAbsent, UsageError
-from replicator.repository.earlier import read_sound
+from replicator.repository.earlier import read_document, read_sound
 from replicator.repository.layout import NoteName, note_name, notes_prefix, parse_name
 from replicator.seal.digest import fingerprint
 from replicator.seal.document import canonical, open_document, sign_as_writer
@@ -102,23 +102,29 @@ def all_notes(store: ReadableStore, system_id: int) -> Iterator[tuple[NoteName, 
 def retired_ranges(
     store: ReadableStore, system_id: int, newest: Iterable[NoteName], keyring: Keyring
 ) -> tuple[LsnRange, ...]:
-    """The WAL that retention took from a store; `newest` as `list_notes` gives them. A note that is not signed counts
-    for nothing: an earlier one is looked for. Raises StoreUnavailable.
+    """The WAL that retention took from a store, as all its notes say together: two prunes at once each put their own.
+    `newest` as `list_notes` gives them. A note that is not signed counts for nothing. Raises StoreUnavailable.
     """
     if not any(note.kind == RETIRED and note.subject == GONE for note in newest):
         return ()
     for _ in range(_MOST_TRIES):
         found = [note for note, _ in all_notes(store, system_id) if (note.kind, note.subject) == (RETIRED, GONE)]
-        for note in reversed(found):
-            try:
-                return ranges_of_note(read_note(store, note, keyring))
-            except ObjectAbsent:  # a later one has replaced it
-                break
-            except IntegrityError as error:
-                _log.warning("store %s: ignored: %s", store.name, error.message)
-        else:
-            return ()
+        said: list[LsnRange] = []
+        try:
+            for note in found:
+                said += _taken(store, note, keyring)
+        except ObjectAbsent:  # a later one has replaced it
+            continue
+        return Coverage.of((part.timeline, part.start, part.end) for part in said).ranges()
     return ()
+
+
+def _taken(store: ReadableStore, note: NoteName, keyring: Keyring) -> tuple[LsnRange, ...]:
+    try:
+        return ranges_of_note(read_note(store, note, keyring))
+    except IntegrityError as error:
+        _log.warning("store %s: ignored: %s", store.name, error.message)
+        return ()
 
 
 def ranges_of_note(body: Mapping[str, Any]) -> tuple[LsnRange, ...]:
@@ -163,7 +169,7 @@ def list_notes(store: ReadableStore, system_id: int) -> Iterator[NoteName]:
 def read_note(store: ReadableStore, note: NoteName, keyring: Keyring) -> dict[str, Any]:
     """The verified body of a note. Raises ObjectAbsent, IntegrityError."""
     name = note_name(note.system_id, note.time, note.kind, note.subject, note.fingerprint)
-    body = read_sound(store, name, lambda found: open_document(keyring, "note", name, found.get(name)))
+    body = read_sound(store, name, lambda found: open_document(keyring, "note", name, read_document(found, name)))
     if fingerprint(keyring.repository_id, canonical(body)) != note.fingerprint:
         raise IntegrityError(f"{name}: its fingerprint is another's", object=name)
     return body

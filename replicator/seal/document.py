@@ -49,7 +49,7 @@ class UnverifiedDocument:
         self._line, self.signer, self._signature = _split(data, name)
         try:
             value = json.loads(self._line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # nobody has signed it yet: it may be nested without end
             raise IntegrityError(f"{name}: not JSON", object=name) from error
         if not isinstance(value, dict) or set(value) != _MEMBERS or not isinstance(value["body"], dict):
             raise IntegrityError(f"{name}: not a document", object=name)

@@ -5,20 +5,26 @@ Owns reading the catalogs for status. A store that does not answer keeps its las
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from replicator.core.coverage import Coverage
 from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
 from replicator.errors import ReplicatorError
 from replicator.repository.catalog import StoreCatalog, read_catalog, system_ids
 from replicator.repository.known import KnownReader
+from replicator.repository.layout import RangeName, range_name
+from replicator.repository.ranges import Span
 from replicator.repository.records import Record, RecordReader
 from replicator.repository.repository import Repository
 from replicator.status.windows import Times, gap_json, windows_json
 from replicator.tolerance import Clock
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +43,21 @@ class StoreView:
 
 
 class CatalogReader:
-    """Reads one store's view again and again. One thread at a time."""
+    """Reads one store's view again and again; all is listed first and then every so many seconds, which shows where
+    ranges are wrong (None: never). One thread at a time.
+    """
 
-    def __init__(self, repository: Repository, store: str, clock: Clock) -> None:
+    def __init__(
+        self, repository: Repository, store: str, clock: Clock, *, listed_every_s: float | None = None
+    ) -> None:
         self._repository = repository
         self._store = repository.store(store)
         self._clock = clock
         self._ranges = KnownReader(self._store, repository.keyring)
         self._times = Times(self._store, repository.keyring)
         self._records = RecordReader(self._store, repository.keyring)
+        self._listed_every_s = listed_every_s
+        self._listed_at = float("-inf")
         self.view = StoreView(store)
 
     def refresh(self) -> StoreView:
@@ -65,10 +77,12 @@ class CatalogReader:
         return view
 
     def _read_once(self) -> StoreView:
-        now = self._clock.now()
-        keyring = self._repository.keyring
-        systems = system_ids(self._store)
-        catalogs = [read_catalog(self._store, system, keyring, ranges=self._ranges) for system in systems]
+        now, began = self._clock.now(), self._clock.monotonic()
+        all_listed = self._listed_every_s is not None and began - self._listed_at >= self._listed_every_s
+        read = self._compared if all_listed else self._quick
+        catalogs = [read(system) for system in system_ids(self._store)]
+        if all_listed:
+            self._listed_at = began
         return StoreView(
             store=self._store.name,
             read_at=now,
@@ -81,6 +95,29 @@ class CatalogReader:
                 (catalog.system_id for catalog in catalogs), tuple(self._repository.stores), now
             ),
         )
+
+    def _quick(self, system_id: int) -> StoreCatalog:
+        return read_catalog(self._store, system_id, self._repository.keyring, ranges=self._ranges)
+
+    def _compared(self, system_id: int) -> StoreCatalog:
+        """All of it listed. Ranges that say something else are not believed any more."""
+        doubted: set[RangeName] = set()
+        self._ranges.doubt(system_id, doubted)
+        known = self._ranges.read(system_id)  # before the listing: a newer range may name what it has not seen
+        catalog = read_catalog(self._store, system_id, self._repository.keyring)
+        taken = Coverage.of((part.timeline, part.start, part.end) for part in catalog.retired)
+        while wrong := {span.name for span in known.spans if not _agrees(span, catalog, taken)}:
+            for name in sorted(wrong):
+                _log.warning("store %s: %s says something else than the store", self._store.name, range_name(name))
+            doubted |= wrong
+            self._ranges.doubt(system_id, doubted)
+            known = self._ranges.read(system_id)
+        return replace(catalog, known=known)
+
+
+def _agrees(span: Span, catalog: StoreCatalog, taken: Coverage) -> bool:
+    """Whether each segment that a range names is listed under that name alone."""
+    return all(catalog.wal.get(segment) == (name,) for segment, name in span.objects(taken))
 
 
 def _gaps_json(catalog: StoreCatalog, catalogs: Iterable[StoreCatalog]) -> Iterable[dict[str, Any]]:

@@ -43,15 +43,18 @@ def _elsewhere() -> Iterator[None]:
 
 
 def missing_ranges(ours: Holdings, theirs: Holdings) -> list[LsnRange]:
-    """What another store covers and this one doesn't, from this one's first byte on. Pure."""
+    """What another store covers and this one doesn't, from this one's first byte on, but for what retention took from
+    this one: the other may be pruned later, or keep everything locked. Pure.
+    """
     first = min(((timeline, pairs[0][0]) for timeline, pairs in ours.coverage.by_timeline.items()), default=None)
     if first is None:
         return []
     found: list[LsnRange] = []
+    had = ours.coverage.union(ours.retired)
     for timeline, start, end in theirs.coverage.triples():
         if timeline >= first[0]:
             low = max(start, first[1]) if timeline == first[0] else start
-            found.extend(ours.coverage.missing(timeline, low, end))
+            found.extend(had.missing(timeline, low, end))
     return found
 
 

@@ -30,6 +30,8 @@ class Holdings:
         self.pieces: dict[str, dict[str, PieceName]] = {}
         self._documents = {_note(note) for note in catalog.notes}
         self._starts = self._first_needed(spool)
+        #: What retention took from this store: nobody brings it back.
+        self.retired = _coverage(catalog.retired)
         self._accounted = self.coverage.union(_coverage([*catalog.recorded_gaps, *catalog.retired, *lost]))
         self._size = catalog.segment_size
         for segment, held in catalog.pieces.items():

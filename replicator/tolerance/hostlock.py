@@ -22,7 +22,10 @@ def only_one(path: Path, what: str) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HostLacks(f"{path} can not be opened: {(error.strerror or 'unknown reason').lower()}") from error
+        raise HostLacks(
+            f"{path} can not be opened: {(error.strerror or 'unknown reason').lower()}",
+            hint="Run everything of replicator on this host as one user, who owns that directory and all in it.",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

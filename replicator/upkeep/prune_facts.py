@@ -16,6 +16,7 @@ from replicator.core.retention import Taken
 from replicator.core.snapshot import Snapshot
 from replicator.errors import IntegrityError, ObjectAbsent
 from replicator.repository.catalog import list_snapshots
+from replicator.repository.earlier import read_document
 from replicator.repository.layout import (
     BeginName,
     NoteName,
@@ -149,7 +150,7 @@ def _living(facts: Facts, newest: Mapping[str, datetime], have: Collection[str])
 def _begun(facts: Facts, name: str, label: str) -> Mapping[str, Any]:
     """What a mark says; nothing where it can't be believed."""
     try:
-        return open_document(facts.keyring, "begin", name, facts.store.get(name))
+        return open_document(facts.keyring, "begin", name, read_document(facts.store, name))
     except ObjectAbsent:
         return {}
     except IntegrityError as error:

@@ -48,7 +48,7 @@ from replicator.repository.repository import (
     read_root,
 )
 from replicator.repository.wal import WalPart, seal_part
-from replicator.seal.document import open_document, sign_as_writer
+from replicator.seal.document import MOST_BYTES, open_document, sign_as_writer
 from replicator.seal.header import Compression
 from replicator.seal.signature import base64url, key_text, new_x25519, x25519_public
 from replicator.store.directory import DirectoryStore
@@ -409,6 +409,21 @@ def test_conflict_note(place: Place) -> None:
     note = parse_name(name)
     assert isinstance(note, layout.NoteName)
     assert read_note(repository.store("local"), note, repository.keyring)["names"] == ["a", "b"]
+
+
+def test_no_document_is_read_beyond_its_most(place: Place) -> None:
+    """What somebody put under the name of a note or a history is never read whole when it is too long for one."""
+    place.init()
+    repository = place.open()
+    store, keyring = repository.store("local"), repository.keyring
+    note = layout.NoteName(SYSTEM, "20261122T000000000000Z", "retired", "gone", "0" * 16)
+    huge = b"x" * (MOST_BYTES + 1)
+    store.put(layout.note_name(SYSTEM, note.time, note.kind, note.subject, note.fingerprint), huge)
+    store.put(layout.history_name(SYSTEM, 9), huge)
+    with pytest.raises(IntegrityError, match="too long"):
+        read_note(store, note, keyring)
+    with pytest.raises(IntegrityError, match="too long"):
+        read_history_file(store, SYSTEM, 9, keyring)
 
 
 @pytest.mark.parametrize(

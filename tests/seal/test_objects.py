@@ -226,6 +226,10 @@ def test_documents() -> None:
     forged = sign_document(WRITER, keys.repository_id, "writer", "writers/1", {})
     with pytest.raises(IntegrityError, match="wrong key"):
         open_document(keys, "writer", "writers/1", forged)
+    signed = data[data.index(b"\nsigned ") :]
+    for line in (b"[" * 200_000, b'{"body":' * 100_000):  # nobody has signed it: the signature is looked at later
+        with pytest.raises(IntegrityError, match="not JSON"):
+            open_document(keys, "note", "7/notes/x", line + signed)
 
 
 def test_key_texts() -> None:

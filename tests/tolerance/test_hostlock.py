@@ -30,5 +30,9 @@ def test_a_second_is_refused_and_a_later_one_is_not(tmp_path: Path) -> None:
 
 def test_a_place_that_is_not_there_is_said(tmp_path: Path) -> None:
     """A directory that can't be written is the host's trouble, not another's work."""
-    with pytest.raises(HostLacks, match="can not be opened"), only_one(tmp_path / "gone" / "work.lock", "work"):
+    with (
+        pytest.raises(HostLacks, match="can not be opened") as refused,
+        only_one(tmp_path / "gone" / "work.lock", "work"),
+    ):
         raise AssertionError
+    assert "one user" in refused.value.hint

@@ -6,16 +6,17 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replicator.core.coverage import Coverage
-from replicator.core.lsn import Segment
+from replicator.core.coverage import Coverage, LsnRange
+from replicator.core.lsn import Lsn, Segment
 from replicator.core.retention import Rule
 from replicator.core.target import RecoveryTarget, TargetKind
-from replicator.errors import StoreUnavailable
+from replicator.errors import StoreUnavailable, WalConflict
 from replicator.repository.catalog import StoreCatalog, read_catalog
 from replicator.repository.known import NOTHING, KnownReader
 from replicator.repository.layout import (
@@ -28,7 +29,7 @@ from replicator.repository.layout import (
     ranges_prefix,
     wal_name,
 )
-from replicator.repository.notes import conflict_note
+from replicator.repository.notes import GONE, conflict_note, retired_note
 from replicator.repository.ranges import Held, sign_range
 from replicator.restore.gather import gather, plan_from
 from replicator.restore.plan import PlanRequest, RecoveryPlan
@@ -40,6 +41,7 @@ from replicator.store.protocol import ObjectInfo
 from replicator.tolerance import SystemClock
 from replicator.upkeep.prune import PruneJob, PruneResult, prune
 from replicator.upkeep.range_plan import Worth, merged
+from tests.clock import FakeClock
 from tests.repositories import make_repository
 from tests.upkeep.depot import NOW, SIZE, SYSTEM
 from tests.upkeep.pruning import DAY, SEGMENTS, Years
@@ -216,6 +218,22 @@ def test_what_retention_took_is_not_there_whatever_a_range_says(years: Years) ->
     years.check_promises()
 
 
+def test_what_two_prunes_took_at_once_counts_together(years: Years) -> None:
+    """Two hosts that prune at once each sum up what they saw go: no reader takes the one's for a gap because the
+    other's note is newer.
+    """
+    pruned(years)
+    for number, minute in ((4, 1), (5, 2)):
+        segment = Segment(1, number, SIZE)
+        part = LsnRange(1, segment.start, segment.end)
+        moment = NOW + timedelta(minutes=minute)
+        years.put(*retired_note(years.repository.keyring, SYSTEM, GONE, (), [part], moment), ["local"])
+        years.path("local", next(name for name in years.held("local") if segment.name in name)).unlink()
+    found = check_same(years)
+    assert found.retired == (LsnRange(1, Lsn(4 * SIZE), Lsn(6 * SIZE)),)
+    assert found.gaps == ()
+
+
 def test_ranges_go_on_over_what_retention_took(years: Years) -> None:
     """Points that are kept alone stand in one range with what follows."""
     pruned(years, GFS)
@@ -248,6 +266,46 @@ def test_a_plan_stands_on_what_is_there(years: Years) -> None:
     assert lost in {source.name for file in whole.files for source in file.sources}
     assert lost not in {source.name for file in found.files for source in file.sources}
     assert found.until == 10 * SEGMENTS * SIZE
+
+
+def test_a_plan_stands_on_no_segment_with_two_contents(years: Years) -> None:
+    """A second content that came after the range, and that no note tells of, is seen by a plan that needs it."""
+    pruned(years)
+    number = 10 * SEGMENTS
+    whole = plan_of(years, RecoveryTarget(TargetKind.LATEST))
+    second = years.wal(number, "local", content=77)
+    assert quick(years).conflicts == ()
+    with pytest.raises(WalConflict, match=Segment(1, number, SIZE).name):
+        plan_of(years, RecoveryTarget(TargetKind.LATEST))
+    years.path("local", second).write_bytes(b"a name is only a claim")
+    assert plan_of(years, RecoveryTarget(TargetKind.LATEST)).files == whole.files
+
+
+@pytest.mark.parametrize("harm", ["lost", "second content"])
+def test_a_daemon_compares_ranges_with_a_full_listing(years: Years, harm: str) -> None:
+    """Without any prune a view sees what a range says wrong when it is read first and then now and then, and goes on
+    seeing it in between.
+    """
+    pruned(years)
+    clock = FakeClock()
+    place = "local", SystemClock()
+    daemon = CatalogReader(years.repository, "local", clock, listed_every_s=DAY)
+    assert (daemon.refresh().gaps, daemon.refresh().conflicts) == ((), ())
+    segment = Segment(1, 14, SIZE)
+    if harm == "lost":
+        years.path("local", next(name for name in years.held("local") if segment.name in name)).unlink()
+    else:
+        years.wal(14, "local", content=77)
+
+    def seen(reader: CatalogReader) -> bool:
+        view = reader.refresh()
+        return bool(view.gaps if harm == "lost" else view.conflicts)
+
+    assert not seen(daemon)
+    assert seen(CatalogReader(years.repository, *place, listed_every_s=DAY))
+    clock.pass_(DAY)
+    assert [seen(daemon), seen(daemon)] == [True, True]
+    assert not seen(CatalogReader(years.repository, *place))
 
 
 def test_a_plan_leaves_out_a_damaged_manifest(years: Years) -> None:
@@ -311,16 +369,21 @@ def test_a_prune_tells_what_is_damaged_and_writes_anew(years: Years) -> None:
     check_same(years)
 
 
-def test_forged_names_in_numbers_cost_little(years: Years) -> None:
-    """Whoever only puts bytes can't make readers read without end: after some wrong ranges all is listed."""
+@pytest.mark.parametrize("apart", [False, True])
+def test_forged_names_in_numbers_cost_little(years: Years, apart: bool) -> None:
+    """Whoever only puts bytes can't make readers read without end: after some wrong ranges, each within the next or
+    all apart, all is listed.
+    """
     pruned(years)
     for number in range(40):
-        years.put(f"{ranges_prefix(SYSTEM)}wal-00000001-{0:016X}-{2**40 + number:016X}-{number:016x}", b"x", ["local"])
+        start, end = (2**40 + 2 * number, 2**40 + 2 * number + 1) if apart else (0, 2**40 + number)
+        years.put(f"{ranges_prefix(SYSTEM)}wal-00000001-{start:016X}-{end:016X}-{number:016x}", b"x", ["local"])
     counting = Counting(years.plain["local"])
     keyring = years.repository.keyring
     found = read_catalog(counting, SYSTEM, keyring, ranges=KnownReader(counting, keyring))
     assert replace(found, known=NOTHING) == years.catalog("local")
-    assert len([request for request in counting.requests if "get_tail" in request and "/ranges/" in request]) <= 16
+    read = [request for request in counting.requests if "get_tail" in request and "/ranges/" in request]
+    assert len(read) <= 16 + len(ranges(years)) - 40
 
 
 def test_a_conflict_is_listed_anew(years: Years) -> None:
