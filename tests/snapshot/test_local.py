@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,12 +28,15 @@ from tests.clusters import MAJOR, PASSWORD, REPLICATION_USER, TestCluster, binar
 from tests.snapshot.support import TreeReader, shipping, take_job
 
 pytestmark = pytest.mark.server
+_SETTLED_S = 0.05
 
 
 @pytest.fixture(scope="module", autouse=True)
 def granted(primary: TestCluster) -> None:
-    """What the role needs beside replication."""
+    """What the role needs beside replication. Only checkpoints write, so that a test knows when."""
     grant(primary)
+    primary.sql("ALTER SYSTEM SET bgwriter_lru_maxpages = 0")
+    primary.reload()
 
 
 def grant(cluster: TestCluster) -> None:
@@ -42,8 +46,8 @@ def grant(cluster: TestCluster) -> None:
 
 
 def local_job(cluster: TestCluster, repository: Repository, state: Path, **given: Any) -> TakeJob:
-    """A job that reads the cluster's data directory, and trusts a file's stamp at once."""
-    local = BesideServer(cluster.directory, settled_s=0.0)
+    """A job that reads the cluster's data directory, and trusts a file's stamp soon: files' times are a tick behind."""
+    local = BesideServer(cluster.directory, settled_s=_SETTLED_S)
     return replace(take_job(cluster, repository, state), local=local, **given)
 
 
@@ -115,6 +119,7 @@ def test_unchanged_files_are_taken_over_unread(
             primary.sql("UPDATE dosen SET nama = 'diganti' WHERE id = 77")
             if number:  # else it is written by the checkpoint that begins the backup
                 primary.sql("CHECKPOINT")
+                time.sleep(2 * _SETTLED_S)
             result = taken(primary, repository, state, **given)
             index = index_of(state)
             compared.append(index.recall(COMPARED))
