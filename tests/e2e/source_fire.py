@@ -157,8 +157,8 @@ class Fire:
         has every acknowledged row. The daemon stays small.
         """
         self.load.pause()
+        end = number(self.cluster.lsn())  # before `well`: an idle server goes on writing a little
         self.well()
-        end = number(self.cluster.lsn())
         coverage = self.site.run("wal", "coverage", "frk")
         for store in STORES:
             ranges, gaps = coverage[store]["ranges"], coverage[store]["gaps"]
