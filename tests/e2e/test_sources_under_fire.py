@@ -115,8 +115,9 @@ def test_a_slot_that_an_operator_drops(fire: Fire) -> None:
     fire.wait(lambda: bool(fire.cluster.value(free, (SLOT,))))
     fire.cluster.drop_slots(SLOT)
     fire.line.resume()
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    fire.wait(lambda: fire.cluster.sql(active, (SLOT,)) == [(True,)])
     fire.wait(lambda: fire.state() == "streaming")
-    assert fire.cluster.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
     fire.nothing_lost()
 
 

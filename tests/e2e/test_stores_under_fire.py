@@ -35,9 +35,9 @@ MB = 2**20
 DISK = 192 * MB
 BUDGET_S, REQUEST_S = 3.0, 1.0
 #: A request's budget is spent, its last try has timed out, the next look is over; and this host is slow.
-NAMED_S = BUDGET_S + 2 * REQUEST_S + 10.0
+NAMED_S = BUDGET_S + 2 * REQUEST_S + 4.0
 #: The other store's piece is due after 1 s; what is more is this host's slowness.
-UNDISTURBED_S = 6.0
+UNDISTURBED_S = 5.0
 MEMORY = 200 * MB
 
 

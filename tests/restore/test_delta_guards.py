@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +118,17 @@ def test_a_server_in_a_container_is_seen_by_where_it_works(whole: Path, tmp_path
         examine(whole, {})
     (whole / "postmaster.pid").unlink(missing_ok=True)
     check_not_running(whole)
+
+
+def test_a_server_that_is_ending_is_waited_for(whole: Path, tmp_path: Path) -> None:
+    """It has taken its postmaster.pid away, and its process is still there for a moment: nobody is told to stop it."""
+    program = tmp_path / "postgres"
+    shutil.copy(str(shutil.which("sleep")), program)
+    with working(program, whole) as number:
+        ending = threading.Timer(0.5, os.kill, (number, signal.SIGKILL))
+        ending.start()
+        check_not_running(whole)
+        ending.join()
 
 
 def test_a_containers_first_process_is_nobodys_here(whole: Path) -> None:

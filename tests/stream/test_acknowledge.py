@@ -83,7 +83,7 @@ def test_a_synchronous_commit_waits_for_us_and_returns(cluster: TestCluster, tmp
     waiting = threading.Thread(target=commit, daemon=True)
     waiting.start()
     assert not done.wait(0.5)
-    with streaming(repository, tmp_path / "spool", cluster, settings(acknowledge=mode)) as running:
+    with streaming(repository, tmp_path / "spool", cluster, settings(acknowledge=mode, piece_interval=20.0)) as running:
         assert done.wait(60), running.stream.statistics()
         waiting.join(60)
         took = []
