@@ -7,6 +7,7 @@ in the next pair. What the daemon and pgBackRest's archiving do beside a run is 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from measure import Row, Spent, against, alone
 from snapshot_loads import SERVER, Load
 from snapshot_tools import WORKERS, Ours, ServerCpu, Theirs, base_backup, pipeline, quiet, warm
 
+from replicator.snapshot.stamps import SETTLED_S
 from tests.clusters import TestCluster, make_cluster
 from tests.e2e.site import Site, site_of
 
@@ -121,6 +123,7 @@ class Snapshots:
 
     def _full(self, ground: _Ground, turn: int) -> None:
         """Beside the server; the pipeline runs in the same turn."""
+        ground.settle()
         if "tar" in self._only and turn % 2 == 1:
             self._pipeline(ground)
         self._take(ground, "full", ("--full",), "full", turn)
@@ -158,6 +161,7 @@ class Snapshots:
         return labels[0], labels[1]
 
     def _increment(self, ground: _Ground, turn: int, work: str) -> None:
+        ground.settle()
         self._chain.append(self._take(ground, work, (), "incr", turn))
 
     def _restores(self, ground: _Ground, turn: int) -> None:
@@ -244,6 +248,12 @@ class _Ground:
     cluster: TestCluster
     ours: Ours
     theirs: Theirs | None
+
+    def settle(self) -> None:
+        """Let the files that a change left alone be older than the seconds within which ours believes no time stamp:
+        snapshots that follow each other by minutes find them so.
+        """
+        time.sleep(SETTLED_S + 1)
 
     def ready(self, *directories: Path) -> None:
         """Nobody has WAL left to keep, the disk has everything, and what is read next was read once."""

@@ -34,6 +34,8 @@ class Ours:
         self.site, self.peak_mb = site, 0.0
         self.store = site.base / "local"
         self.source(beside=True)
+        functions = "pg_backup_start(text, boolean), pg_backup_stop(boolean)"
+        site.cluster.sql(f"GRANT EXECUTE ON FUNCTION {functions} TO replicator")
         site.run("init", "frk", "--sheet", str(site.base / "sheet"))
 
     def source(self, *, beside: bool) -> None:
@@ -60,10 +62,13 @@ class Ours:
         return size_of(self.store, but=("wal", "pieces"))
 
     def _verb(self, *arguments: str) -> tuple[Spent, dict[str, Any]]:
-        line = [*COMMAND, *arguments, "--json", "--progress", "none", "--policies", str(self.site.policies)]
-        used = spent(line)
+        used = spent([*COMMAND, *arguments, "--progress", "json", "--policies", str(self.site.policies)])
         self.peak_mb = max(self.peak_mb, used.memory_mb)
-        return used, json.loads(used.said)
+        *told, end = map(json.loads, used.said.splitlines())
+        warnings = [line["facts"]["warning"] for line in told if "warning" in line["facts"]]
+        if warnings:  # such as a take over the network that was to read the data directory
+            raise RuntimeError(f"{arguments[:2]}: {warnings}")
+        return used, dict(end["result"])
 
 
 class Theirs:
