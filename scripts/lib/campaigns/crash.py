@@ -6,8 +6,6 @@ against it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import sys
@@ -19,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from scripts.lib.campaigns.verdict import arguments, conclude
 from tests.clusters import TestCluster, cluster_base, make_cluster
 from tests.doomed import STEPS
 from tests.e2e.site import Site, number, site_of
@@ -227,11 +226,7 @@ class Campaign:
 
 def main() -> int:
     """Run the campaign; 1 if anything was lost, missed or not repaired."""
-    parser = argparse.ArgumentParser(prog="scripts/crash", description=__doc__)
-    parser.add_argument("--runs", type=int, default=50, help="how many crashes (default 50)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same crashes (default 1)")
-    parser.add_argument("--json", action="store_true", help="one object on standard output")
-    options = parser.parse_args()
+    options = arguments("crash", __doc__, runs=50, what="crashes").parse_args()
     began = time.monotonic()
     with cluster_base() as base:
         campaign = Campaign(base, options.seed)
@@ -241,25 +236,9 @@ def main() -> int:
         finally:
             campaign.primary.destroy()
             campaign.standby.destroy()
-    clean = not (campaign.lost or campaign.missed or campaign.unrepaired)
-    result = {
-        "ok": clean,
-        "seed": options.seed,
-        "runs": options.runs,
-        "lost": campaign.lost,
-        "missed": campaign.missed,
-        "unrepaired": campaign.unrepaired,
-        "by_kind": dict(sorted(campaign.by_kind.items())),
-        "elapsed_s": round(time.monotonic() - began, 1),
-        "rows": len(campaign.load.acknowledged),
-    }
     for finding in campaign.findings:
         print(finding, file=sys.stderr)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(", ".join(f"{key} {value}" for key, value in result.items()))
-    return 0 if clean else 1
+    return conclude(options, campaign, began, rows=len(campaign.load.acknowledged))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The campaign of kills: `snapshot take`, `restore`, `restore --delta` and `prune` get SIGKILL, with their children, at
-a random moment, while rows are committed. Afterwards every manifest has its packs, a half-restored directory refuses
-to start, the same verb run again completes, and what is restored equals the source.
+"""The campaign of kills: `snapshot take` (beside the server and over the network), `restore`, `restore --delta` and
+`prune` get SIGKILL, with their children, at a random moment, while rows are committed. Afterwards every manifest has
+its packs, a half-restored directory refuses to start, the same verb run again completes, a take goes on from the packs
+that a killed one left, and what is restored equals the source.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -19,21 +19,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
-from kills_ledger import BULK, SCATTER, Writer, facts_of
+from kills_ledger import BULK, SCATTER, Writer, facts_of, facts_of_recovered
+from kills_takes import files_of, lacking, left_over, packs_of, take_line, told_by
 
 from replicator.postgres.localserver import free_port
-from replicator.repository.catalog import list_snapshots, system_ids
-from replicator.repository.layout import pack_name
-from replicator.repository.manifests import read_summary
+from replicator.postgres.sqlbackup import functions
+from scripts.lib.campaigns.verdict import arguments, conclude
 from tests.clusters import OWNER, TestCluster, cluster_base, make_cluster, run_as_owner
 from tests.composed import composed
 from tests.e2e.site import COMMAND, Site, site_of
 
 STORES = ("local", "offsite")
 #: What is killed, and how often of a hundred.
-KINDS = {"take": 35, "take_full": 15, "restore": 15, "delta": 20, "prune": 15}
+KINDS = {"beside": 25, "network": 15, "full_beside": 10, "full_network": 8, "restore": 13, "delta": 16, "prune": 13}
 CHECK_EVERY = 10
+#: Of so many runs one at least must have left packs behind.
+_ENOUGH = 30
 _DEADLINE = 300.0
 
 
@@ -43,9 +44,10 @@ class Campaign:
     def __init__(self, cluster: TestCluster, site: Site, seed: int) -> None:
         self.cluster, self.site, self.chance = cluster, site, random.Random(seed)
         self.by_kind: Counter[str] = Counter()
-        self.lost = self.missed = self.unrepaired = self.killed = 0
+        self.lost = self.missed = self.unrepaired = self.killed = self.resumed = 0
         self.findings: list[str] = []
-        self._took = {"take": 3.0, "take_full": 3.0, "restore": 4.0, "delta": 4.0, "prune": 2.0}
+        self._took = dict.fromkeys(KINDS, 3.0)
+        self._whole_bytes = 0
         self._when = ""
         self._writer = Writer(cluster)
         self._restored = site.base / "restored"
@@ -55,12 +57,15 @@ class Campaign:
         """All runs, then the last check."""
         self.cluster.sql("CREATE TABLE kegiatan (id bigserial PRIMARY KEY, isi text)")
         self.cluster.sql(BULK)
+        self.cluster.sql(
+            f"GRANT EXECUTE ON FUNCTION {', '.join(functions(self.cluster.binaries.major * 10000))} TO replicator"
+        )
         self._policy()
         self.site.run("init", "frk", "--sheet", str(self.site.base / "sheet"))
         self.site.start_daemon()
         self._writer.start()
         try:
-            self.site.run("snapshot", "take", "frk")
+            self._whole_bytes = self.site.run("snapshot", "take", "frk")["added_bytes"]
             for turn in range(1, runs + 1):
                 kind = self.chance.choices(list(KINDS), weights=list(KINDS.values()))[0]
                 self.by_kind[kind] += 1
@@ -72,30 +77,70 @@ class Campaign:
         finally:
             self._writer.end()
         self._when = "the end"
+        if runs >= _ENOUGH and not self.resumed:
+            self._miss("no take that was killed left packs behind")
         self._check()
         told = self.site.run("verify", "frk", "--objects", "--coverage", code=None, timeout=_DEADLINE)
         if not told["ok"]:
             self._miss(f"verify: {json.dumps(told)[:2000]}")
 
-    def take(self, *options: str) -> None:
-        """A snapshot of what changed here and there, read beside the server or over the network."""
-        self.cluster.sql(SCATTER)
-        self._policy(beside=self.chance.random() < 0.5)
-        name = "take_full" if options else "take"
-        self._kill(name, "snapshot", "take", "frk", *options)
-        self._whole()
-        self._again(name, "snapshot", "take", "frk", *options)
+    def beside(self) -> None:
+        """A snapshot of what changed here and there, read beside the server."""
+        self._take("beside", beside=True)
 
-    def take_full(self) -> None:
-        """The same without a parent."""
-        self.take("--full")
+    def network(self) -> None:
+        """The same over the network."""
+        self._take("network", beside=False)
+
+    def full_beside(self) -> None:
+        """A snapshot without a parent, beside the server."""
+        self._take("full_beside", beside=True, full=True)
+
+    def full_network(self) -> None:
+        """The same over the network."""
+        self._take("full_network", beside=False, full=True)
+
+    def _take(self, kind: str, *, beside: bool, full: bool = False) -> None:
+        """A take, and after its end another: what the first left is the second's."""
+        self.cluster.sql(SCATTER)
+        self._policy(beside=beside)
+        many = self.chance.random() < 0.7
+        line = take_line(self.site.policies, full=full, many=many)
+        repository = composed(self.site.policies).repository(secrets=False)
+        before = left_over(repository, STORES)
+        self._kill(kind, line, packs=self.chance.randint(3, 12 if full else 5) if many else 0)
+        self._whole()
+        left = {pack: size for pack, size in left_over(repository, STORES).items() if pack not in before}
+        began = time.monotonic()
+        told = told_by(line, _DEADLINE)
+        self._took[kind] = time.monotonic() - began
+        if told.result is None:
+            self.unrepaired += 1
+            self._find(f"the take ended with {told.text}")
+            return
+        if told.beside != beside:
+            self._miss(f"the take was read {'beside the server' if told.beside else 'over the network'}")
+        if full and not left:
+            self._whole_bytes = told.result["added_bytes"]
+        if len(left) < 2:
+            return
+        self.resumed += 1
+        over = packs_of(repository, STORES[0], told.result["label"]) & left.keys()
+        spared = sum(left[pack] for pack in over)
+        if 2 * spared < sum(left.values()):
+            self._miss(f"of {len(left)} packs that were left {len(over)} were taken over")
+        if full and told.result["added_bytes"] + spared > 1.2 * self._whole_bytes:  # the ledger grows
+            self._miss(f"{told.result['added_bytes']} bytes were put, though {spared} were there")
+        with self._peace() as facts:
+            self._clear()
+            self._restore_again("restore", self._line(self.chance.choice(STORES)), facts)
 
     def restore(self) -> None:
         """A restore into an empty directory."""
         self._clear()
         with self._peace() as facts:
             line = self._line(self.chance.choice(STORES))
-            self._kill("restore", *line)
+            self._kill("restore", self._verb(*line))
             self._refuses([facts])
             left = self._restored.is_dir() and any(self._restored.iterdir())
             self._restore_again("restore", [*line, *(["--delta"] if left else [])], facts)
@@ -109,17 +154,17 @@ class Campaign:
         self.cluster.sql(SCATTER)
         with self._peace() as facts:
             line = [*self._line(self.chance.choice(STORES)), "--delta"]
-            self._kill("delta", *line)
+            self._kill("delta", self._verb(*line))
             self._refuses([facts, self._standing])
             self._restore_again("delta", line, facts)
 
     def prune(self) -> None:
         """What an earlier snapshot alone needed goes, or has gone for a day."""
-        self._again("take", "snapshot", "take", "frk", *self.chance.choice(((), ("--full",))))
+        self.site.run("snapshot", "take", "frk", *self.chance.choice(((), ("--full",))), timeout=_DEADLINE)
         if self.chance.random() < 0.6:
             self.site.run("prune", "frk", timeout=_DEADLINE)
             self._age_notes()
-        self._kill("prune", "prune", "frk")
+        self._kill("prune", self._verb("prune", "frk"))
         self._whole()
         self._again("prune", "prune", "frk")
 
@@ -127,14 +172,20 @@ class Campaign:
         owner = ["--owner", OWNER] if OWNER else []
         return ["restore", "frk", "--into", str(self._restored), "--latest", "--store", store, *owner]
 
-    def _kill(self, name: str, *arguments: str) -> None:
-        """Start a verb, and kill it and its children some way into what it took the last time."""
-        line = [*COMMAND, *arguments, "--policies", str(self.site.policies)]
-        quiet = subprocess.DEVNULL
+    def _verb(self, *arguments: str) -> list[str]:
+        return [*COMMAND, *arguments, "--policies", str(self.site.policies)]
+
+    def _kill(self, name: str, line: list[str], *, packs: int = 0) -> None:
+        """Start a process, and kill it and its children some way into what it took the last time; with `packs` as soon
+        as it has put so many.
+        """
+        quiet, store = subprocess.DEVNULL, self.site.base / STORES[-1] / "frk"
+        enough = files_of(store) + packs
         child = subprocess.Popen(line, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
-        try:
-            child.wait(self._took[name] * self.chance.uniform(0.15, 1.05))
-        except subprocess.TimeoutExpired:
+        until = time.monotonic() + (_DEADLINE if packs else self._took[name] * self.chance.uniform(0.15, 1.05))
+        while child.poll() is None and time.monotonic() < until and not (packs and files_of(store) >= enough):
+            time.sleep(0.01)
+        if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait(30)
             self.killed += 1
@@ -174,22 +225,10 @@ class Campaign:
         log = self.site.base / "refused.log"
         line = [self.cluster.binaries.program("pg_ctl"), "start", "-s", "-w", "-t", 60, "-D", self._restored, "-l", log]
         run_as_owner([*line, "-o", f"-p {port} -k {self._restored}"], check=False)
-        found = self._started(port)
+        found = facts_of_recovered(self._restored, port, _DEADLINE)
         self.site.stop_restored(self._restored.name)
         if found is not None and found not in allowed:
             self._miss(f"a killed restore started with {found}, allowed are {allowed}")
-
-    def _started(self, port: int) -> list[str] | None:
-        """The facts of a server once it has recovered; None when it ended."""
-        until = time.monotonic() + _DEADLINE
-        while time.monotonic() < until:
-            try:
-                return facts_of(f"host=127.0.0.1 port={port} user=postgres dbname=postgres")
-            except psycopg.Error:
-                if not (self._restored / "postmaster.pid").exists():
-                    return None
-                time.sleep(0.1)
-        return [f"neither started nor ended within {_DEADLINE:.0f} s"]
 
     @contextmanager
     def _peace(self) -> Iterator[list[str]]:
@@ -206,22 +245,12 @@ class Campaign:
     def _whole(self) -> None:
         """No store has a manifest without its packs."""
         repository = composed(self.site.policies).repository(secrets=False)
-        for name in STORES:
-            store = repository.store(name)
-            for system in system_ids(store):
-                for snapshot in list_snapshots(store, system):
-                    packs = [
-                        pack_name(system, pack) for pack in read_summary(store, snapshot, repository.keyring).packs
-                    ]
-                    lacking = [pack for pack in packs if not self._has(name, pack)]
-                    if lacking:
-                        self._miss(f"{name}: {snapshot.label} lacks {lacking}")
-
-    def _has(self, store: str, name: str) -> bool:
-        return (self.site.base / store / "frk" / name).is_file()
+        for text in lacking(repository, STORES):
+            self._miss(text)
 
     def _check(self) -> None:
         """Each store alone gives everything back."""
+        self.cluster.sql("VACUUM bukti")
         for store in STORES:
             self._clear()
             with self._peace() as facts:
@@ -254,39 +283,17 @@ class Campaign:
 
 def main() -> int:
     """Run the campaign; 1 if anything was lost, missed or not repaired."""
-    parser = argparse.ArgumentParser(prog="scripts/kills", description=__doc__)
-    parser.add_argument("--runs", type=int, default=50, help="how many kills (default 50)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="the same seed draws the same kinds and moments (default 1)"
-    )
-    parser.add_argument("--json", action="store_true", help="one object on standard output")
-    options = parser.parse_args()
+    options = arguments("kills", __doc__, runs=50, what="kills").parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped and files removed on the way out
     began = time.monotonic()
     with (
         cluster_base() as base,
-        make_cluster(base, wal_segsize_mb=1, conf={"max_wal_size": "256MB"}) as cluster,
+        make_cluster(base, wal_segsize_mb=1, conf={"max_wal_size": "256MB", "autovacuum": "off"}) as cluster,
         site_of(base, cluster) as site,
     ):
         campaign = Campaign(cluster, site, options.seed)
         campaign.run(options.runs)
-    clean = not (campaign.lost or campaign.missed or campaign.unrepaired)
-    result = {
-        "ok": clean,
-        "seed": options.seed,
-        "runs": options.runs,
-        "lost": campaign.lost,
-        "missed": campaign.missed,
-        "unrepaired": campaign.unrepaired,
-        "by_kind": dict(sorted(campaign.by_kind.items())),
-        "elapsed_s": round(time.monotonic() - began, 1),
-        "killed": campaign.killed,
-    }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(", ".join(f"{key} {value}" for key, value in result.items()))
-    return 0 if clean else 1
+    return conclude(options, campaign, began, killed=campaign.killed, resumed=campaign.resumed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from pathlib import Path
 
 import psycopg
 
@@ -46,3 +48,16 @@ def facts_of(conninfo: str) -> list[str]:
         row = connection.execute(_FACTS).fetchone()
     assert row is not None
     return [str(value) for value in row]
+
+
+def facts_of_recovered(directory: Path, port: int, deadline: float) -> list[str] | None:
+    """The facts of a server once it has recovered, for which it has so many seconds; None when it ended."""
+    until = time.monotonic() + deadline
+    while time.monotonic() < until:
+        try:
+            return facts_of(f"host=127.0.0.1 port={port} user=postgres dbname=postgres")
+        except psycopg.Error:
+            if not (directory / "postmaster.pid").exists():
+                return None
+            time.sleep(0.1)
+    return [f"neither started nor ended within {deadline:.0f} s"]

@@ -5,8 +5,6 @@ mend it; a restore must refuse, or bring back what the source held.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import random
 import sys
@@ -25,6 +23,7 @@ from scripts.lib.campaigns.mutate_harm import Hand, Harm, combinations
 from scripts.lib.campaigns.mutate_judge import Judge, Verdict
 from scripts.lib.campaigns.mutate_lies import GHOSTS, LIES, draw_lie
 from scripts.lib.campaigns.mutate_names import KINDS
+from scripts.lib.campaigns.verdict import arguments, conclude
 
 #: Of ten runs so many harm one store alone.
 _ONE_STORE = 7
@@ -149,11 +148,8 @@ class Campaign:
 
 def main() -> int:
     """Run the campaign; 1 if anything was lost or missed."""
-    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
-    parser.add_argument("--runs", type=int, default=100, help="how many mutations (default 100)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same mutations (default 1)")
+    parser = arguments("mutate", __doc__, runs=100, what="mutations")
     parser.add_argument("--restore-every", type=int, default=10, metavar="N", help="restore in each Nth run; 0: never")
-    parser.add_argument("--json", action="store_true", help="one object on standard output")
     options = parser.parse_args()
     began = time.monotonic()
     logging.getLogger("replicator").setLevel(logging.ERROR)  # what it ignores is warned of: thousands of lines
@@ -162,26 +158,15 @@ def main() -> int:
         for turn in range(1, options.runs + 1):
             campaign.run(turn)
     counts = campaign.counts
-    clean = not (counts.lost or counts.missed or counts.unrepaired)
-    result = {
-        "ok": clean,
-        "seed": options.seed,
-        "runs": options.runs,
-        "lost": counts.lost,
-        "missed": counts.missed,
-        "unrepaired": counts.unrepaired,
-        "unanchored": counts.unanchored,
-        "harmless": counts.harmless,
-        "restores": {"equal": counts.restored - counts.lost, "refused": counts.refused},
-        "by_kind": dict(sorted(counts.by_kind.items())),
-        "by_object": dict(sorted(counts.by_object.items())),
-        "elapsed_s": round(time.monotonic() - began, 1),
-    }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(", ".join(f"{key} {value}" for key, value in result.items()))
-    return 0 if clean else 1
+    return conclude(
+        options,
+        counts,
+        began,
+        unanchored=counts.unanchored,
+        harmless=counts.harmless,
+        restores={"equal": counts.restored - counts.lost, "refused": counts.refused},
+        by_object=dict(sorted(counts.by_object.items())),
+    )
 
 
 if __name__ == "__main__":
