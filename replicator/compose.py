@@ -21,6 +21,7 @@ from replicator.tolerance import Clock, SystemClock
 if TYPE_CHECKING:
     from replicator.postgres.binaries import Binaries
     from replicator.postgres.connection import ReplicationConnection
+    from replicator.postgres.following import Server
     from replicator.postgres.hosts import Hosts
     from replicator.postgres.query import SqlConnection
     from replicator.replicas.watch import ReplicaWatch
@@ -274,20 +275,47 @@ class Cluster:
 
     def replica_sql(self, name: str) -> SqlConnection:
         """A new SQL session on a replica of the policy. Raises NotFound, SourceUnavailable and its kinds."""
-        from replicator.postgres.conninfo import beside
         from replicator.postgres.query import SqlConnection
 
-        replica = next((found for found in self.policy.replicas if found.name == name), None)
-        if replica is None:
-            raise NotFound(f"{self.name} has no replica {name!r}")
         tolerance = self.policy.tolerance
         return SqlConnection(
-            beside(self.policy.source.conninfo, replica.host or "127.0.0.1", replica.port),
+            self._replica_conninfo(name),
             self.password(),
             connect_timeout=tolerance.connect_timeout,
             statement_timeout=tolerance.request_timeout,
             stop=self.interrupt,
         )
+
+    def replica_connection(self, name: str) -> ReplicationConnection:
+        """A new replication connection to a replica of the policy. Raises as `replica_sql`."""
+        from replicator.postgres.connection import ReplicationConnection
+
+        tolerance = self.policy.tolerance
+        return ReplicationConnection.connect(
+            self._replica_conninfo(name),
+            self.password(),
+            application_name=self.policy.source.slot,
+            connect_timeout=tolerance.connect_timeout,
+            request_timeout=tolerance.request_timeout,
+            stop=self.interrupt,
+        )
+
+    def snapshot_server(self) -> Server | None:
+        """The ways to the replica that snapshots are read from; None for the primary."""
+        from replicator.postgres.following import Server
+
+        name = self.policy.snapshot.read_from
+        if name == "primary":
+            return None
+        return Server(partial(self.replica_connection, name), partial(self.replica_sql, name))
+
+    def _replica_conninfo(self, name: str) -> str:
+        from replicator.postgres.conninfo import beside
+
+        replica = next((found for found in self.policy.replicas if found.name == name), None)
+        if replica is None:
+            raise NotFound(f"{self.name} has no replica {name!r}")
+        return beside(self.policy.source.conninfo, replica.host or "127.0.0.1", replica.port)
 
     def replica_watch(self) -> ReplicaWatch:
         """Asks the policy's replicas how they are."""

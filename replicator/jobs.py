@@ -7,7 +7,7 @@ Modules are imported when used, as there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from replicator.core.lsn import Lsn
     from replicator.replicas.job import ReplicaJob
     from replicator.snapshot import TakeJob
+    from replicator.snapshot.standby import Standby
     from replicator.upkeep.prune import PruneJob
     from replicator.verify.model import VerifyJob
 
@@ -31,7 +32,8 @@ def take_job(cluster: Cluster, *, full: bool = False, workers: int | None = None
         local = BesideServer(policy.source.data_directory)
     patience = tolerance.retry_budget + tolerance.request_timeout
     return TakeJob(
-        repository=cluster.repository(write=True),
+        repository=cluster.repository(secrets=False, write=True),
+        unlock=cache(lambda: cluster.repository().keyring),
         connect=cluster.replication_connection,
         sql=cluster.sql,
         slot=policy.source.slot,
@@ -44,10 +46,20 @@ def take_job(cluster: Cluster, *, full: bool = False, workers: int | None = None
         checkpoint=policy.snapshot.checkpoint,
         rate_limit=policy.snapshot.rate_limit,
         local=local,
+        standby=_standby(cluster),
         store_deadline_s=max(180.0, patience),
         wal_deadline_s=max(60.0, patience),
         steps=cluster.steps,
     )
+
+
+def _standby(cluster: Cluster) -> Standby | None:
+    """The replica that snapshots are read from; None for the primary."""
+    from replicator.snapshot.standby import Standby
+
+    server, name = cluster.snapshot_server(), cluster.policy.snapshot.read_from
+    replica = next((found for found in cluster.policy.replicas if found.name == name), None)
+    return Standby(name, server, replica.max_lag) if server is not None and replica is not None else None
 
 
 def prune_job(cluster: Cluster, *, dry_run: bool = False) -> PruneJob:

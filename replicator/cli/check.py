@@ -92,6 +92,7 @@ def patient(built: Cluster) -> Patient:
         spool_directory=built.spool_directory,
         may_create_slot=built.may_create_slot,
         probe=lambda store, folder: built.base_stores[store].probe(folder),
+        replica=built.snapshot_server(),
     )
 
 

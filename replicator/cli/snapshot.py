@@ -62,7 +62,7 @@ def list_(ctx: Context, cluster: str, store: str | None) -> int:
     """List the snapshots of CLUSTER, oldest first. Exits with 6 when a store did not answer."""
     from replicator.snapshot import list_rows
 
-    listing = list_rows(_repository(ctx, cluster, store))
+    listing = list_rows(_repository(ctx, cluster, store, secrets=False))
     if ctx.json:
         print_json([row.as_json() for row in listing.rows])
     else:
@@ -80,7 +80,7 @@ def show(ctx: Context, cluster: str, label: str) -> None:
     """Show the snapshot LABEL of CLUSTER: its facts, its packs, and what each store has of it."""
     from replicator.snapshot import show as show_snapshot
 
-    found = show_snapshot(_repository(ctx, cluster, None), label)
+    found = show_snapshot(_repository(ctx, cluster, None, secrets=True), label)
     if ctx.json:
         print_json(found)
     else:
@@ -152,11 +152,11 @@ def _print_changed(ctx: Context, changed: Changed, done: str) -> None:
         note(ctx, f"store {name}: {error.message}")
 
 
-def _repository(ctx: Context, cluster: str, store: str | None) -> Repository:
+def _repository(ctx: Context, cluster: str, store: str | None, *, secrets: bool) -> Repository:
     from replicator.compose import compose
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
-    return compose(policy, daemon).repository(only=(store,) if store else ())
+    return compose(policy, daemon).repository(secrets=secrets, only=(store,) if store else ())
 
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:

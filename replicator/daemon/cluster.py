@@ -6,9 +6,8 @@ don't notice.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from threading import Event, Lock
 
@@ -24,14 +23,13 @@ from replicator.daemon.snapshots import SnapshotKeeper
 from replicator.daemon.supervisor import Supervisor
 from replicator.daemon.verification import VerificationKeeper
 from replicator.daemon.views import Views
-from replicator.errors import Conflict, HostLacks
 from replicator.policy import Schedule
 from replicator.repository.repository import Repository
 from replicator.status.catalogs import StoreView
 from replicator.status.gather import STREAMING, Failure, Known, cluster_status, state_of_view
 from replicator.status.model import ClusterStatus
 from replicator.stream import ClusterStream, StreamStatistics
-from replicator.tolerance import Deadline
+from replicator.tolerance import Deadline, only_one
 
 _TICK_S = 0.5
 
@@ -62,7 +60,7 @@ class ClusterNode:
         self._workers = supervisor.group(cluster.name)
         self._tasks = supervisor.group(cluster.name)
         self._log = get_logger(__name__).bind(cluster=cluster.name)
-        self._lock_fd = -1
+        self._alone = ExitStack()
         self._lock = Lock()
         self._stream: ClusterStream | None = None
         self._views: Views | None = None
@@ -105,29 +103,18 @@ class ClusterNode:
         return any(task is not None for task in tasks)
 
     def lock(self) -> None:
-        """Be the only daemon of this cluster on this host. Raises Conflict."""
+        """Be the only daemon of this cluster on this host. Raises Conflict, HostLacks."""
+        hint = f"Stop it first; `replicator status {self.name}` asks it how it is."
         path = self.cluster.state_directory / "daemon.lock"
-        try:
-            self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.unlock()
-            raise Conflict(
-                f"another daemon runs {self.name} on this host",
-                hint=f"Stop it first; `replicator status {self.name}` asks it how it is.",
-            ) from error
-        except OSError as error:
-            raise HostLacks(f"{path} can not be locked: {(error.strerror or 'unknown reason').lower()}") from error
+        self._alone.enter_context(only_one(path, f"daemon runs {self.name}", hint=hint))
 
     def unlock(self) -> None:
         """Let go of the lock."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._alone.close()
 
     def inherit(self, former: ClusterNode) -> None:
         """Take over the lock of a node that has ended, and the snapshot that it still owed."""
-        self._lock_fd, former._lock_fd = former._lock_fd, -1
+        self._alone = former._alone.pop_all()
         if (owed := former.snapshots.owed()) is not None:
             self.snapshots.request(owed)
 

@@ -21,7 +21,7 @@ from replicator.daemon.scheduler import missed
 from replicator.daemon.tasks import TaskEnd
 from replicator.policy import Schedule
 from replicator.status.catalogs import StoreView, labels, open_gaps
-from replicator.status.model import Problem, TaskStatus
+from replicator.status.model import REMARK, Problem, TaskStatus
 from replicator.status.windows import gap_json
 from replicator.tolerance import Clock
 
@@ -171,14 +171,17 @@ class SnapshotKeeper:
 
 
 def problem_of(end: TaskEnd) -> Problem | None:
-    """What a child's end means for status; None when all is well."""
-    if end.exit_code == 0:
-        return None
+    """What a child's end means for status; None when all is well. What it found and ended well is a remark."""
     findings = (end.result or {}).get("findings") or []
+    if end.exit_code == 0:
+        return _problem(findings[0], REMARK) if findings else None
     if end.error or not findings:
         return failure(end, "snapshot")
-    first = findings[0]
-    return Problem(str(first.get("code", "")), str(first.get("text", "")), str(first.get("hint") or ""))
+    return _problem(findings[0], str(findings[0].get("code", "")))
+
+
+def _problem(finding: Mapping[str, Any], code: str) -> Problem:
+    return Problem(code, str(finding.get("text", "")), str(finding.get("hint") or ""))
 
 
 def _places(gaps: Iterable[Mapping[str, Any]]) -> frozenset[tuple[int, str]]:

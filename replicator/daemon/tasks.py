@@ -108,9 +108,10 @@ class Task:
                     ending = Deadline(self.clock, self.grace_s)
                 if ending is not None and ending.over:
                     break
+                had_ended = process.poll() is not None  # asked before: what it said last is read after its end
                 ready = selector.select(_TICK_S)
-                if not ready and process.poll() is not None:
-                    break  # it has ended; what still holds the pipes is not ours to wait for
+                if not ready and had_ended:
+                    break  # what still holds the pipes is not ours to wait for
                 silence = Deadline(self.clock, self.silence_s) if ready else silence
                 for key, _ in ready:
                     data = os.read(key.fd, _READ)

@@ -1,4 +1,4 @@
-"""Whether the data directory that the policy names can be read as the server's own, for snapshots."""
+"""Whether snapshots can be read from where the policy says: from the server's own data directory, from a replica."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from replicator.core.finding import Finding
 from replicator.doctor.finding import SNAPSHOTS, finding_of
 from replicator.doctor.subject import Patient
+from replicator.errors import SourceUnavailable
 from replicator.postgres.beside import NotBeside, confirm_beside
+from replicator.postgres.following import Server, confirm_following
 from replicator.postgres.query import SqlConnection
 
 
@@ -19,4 +21,16 @@ def check_beside(patient: Patient, sql: SqlConnection) -> Iterator[Finding]:
     try:
         confirm_beside(sql, directory)
     except NotBeside as error:
+        yield finding_of(error, SNAPSHOTS)
+
+
+def check_replica(patient: Patient, _: SqlConnection) -> Iterator[Finding]:
+    """A finding when snapshots would come from the primary although `read_from` names a replica."""
+    name = patient.policy.snapshot.read_from
+    replica = next((found for found in patient.policy.replicas if found.name == name), None)
+    if patient.replica is None or replica is None:
+        return
+    try:
+        confirm_following(name, patient.replica, Server(patient.replication, patient.sql), replica.max_lag)
+    except SourceUnavailable as error:
         yield finding_of(error, SNAPSHOTS)

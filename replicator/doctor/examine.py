@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from replicator.core.finding import Finding
-from replicator.doctor.beside import check_beside
+from replicator.doctor.beside import check_beside, check_replica
 from replicator.doctor.finding import PROOFS, STORES, STREAM, Report, finding_of
 from replicator.doctor.host import check_binaries, check_directories, check_scratch
 from replicator.doctor.keys import check_keys
@@ -22,6 +22,7 @@ _ON_SERVER: tuple[Callable[[Patient, SqlConnection], Iterator[Finding]], ...] = 
     check_privileges,
     check_slot,
     check_beside,
+    check_replica,
     check_clock,
     check_binaries,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from replicator.policy import Policy
 from replicator.postgres.binaries import Binaries
 from replicator.postgres.connection import ReplicationConnection
+from replicator.postgres.following import Server
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.store.probe import Observation
@@ -20,6 +21,7 @@ from replicator.tolerance import Clock
 class Patient:
     """One cluster to check. `repository` opens with all secrets, `sealed` without; every callable may raise our errors.
     `may_create_slot`: whether `init` made it; `probe`: a store by its name, and the folder to probe it in.
+    `replica`: the one that snapshots are read from.
     """
 
     policy: Policy
@@ -34,6 +36,7 @@ class Patient:
     spool_directory: Path
     may_create_slot: Callable[[], bool]
     probe: Callable[[str, str], Sequence[Observation]]
+    replica: Server | None = None
 
     @property
     def name(self) -> str:

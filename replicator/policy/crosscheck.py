@@ -61,6 +61,8 @@ def _replicas(data: Mapping[str, Any]) -> Iterable[Problem]:
     read_from = (_table(data, "snapshot") or {}).get("read_from", "primary")
     if isinstance(read_from, str) and read_from != "primary" and read_from not in names:
         yield Problem(("snapshot", "read_from"), f'{read_from!r} is neither "primary" nor the name of a replica')
+    if any(one.get("name") == read_from and one.get("kind") == "logical" for _, one in _tables(data, "replica")):
+        yield Problem(("snapshot", "read_from"), f"{read_from!r} is a logical replica, which holds other files")
     if data.get("relay") is None:
         for index, replica in _tables(data, "replica"):
             if replica.get("follow", "relay") == "relay" and replica.get("kind", "physical") == "physical":

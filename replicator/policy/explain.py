@@ -150,6 +150,12 @@ def _snapshot(policy: Policy) -> Iterator[str]:
         f"A snapshot is read {source} the replication protocol {limit}, after a {snapshot.checkpoint} checkpoint, and"
         f" sealed by {snapshot.workers} worker{'s' if snapshot.workers > 1 else ''}."
     )
+    replica = next((found for found in policy.replicas if found.name == snapshot.read_from), None)
+    if replica is not None:
+        yield (
+            f"It is read from replica {replica.name} instead, over the network, where that follows the primary and is"
+            f" at most {format_size(replica.max_lag)} behind; else from the primary all the same, and status says so."
+        )
 
 
 def _replicas(policy: Policy) -> Iterator[str]:
@@ -175,9 +181,6 @@ def _tolerance(policy: Policy) -> Iterator[str]:
 
 def _later_stream(policy: Policy) -> Iterator[str]:
     """What the policy may say already and this version doesn't run: the way in."""
-    snapshot = policy.snapshot
-    if snapshot.read_from != "primary":
-        yield f"{_LATER} reading snapshots from {snapshot.read_from}; they come from the primary."
     if policy.relay:
         yield f"{_LATER} the relay on {policy.relay.listen}."
     for replica in policy.replicas:

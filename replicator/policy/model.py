@@ -175,7 +175,9 @@ class SnapshotPolicy(Table):
         default="off", validate_default=True, description="the most that is read from the server in a second"
     )
     checkpoint: Literal["fast", "spread"] = Field(default="fast", description="fast begins at once, spread is gentler")
-    read_from: Annotated[str, values.NAME] = Field(default="primary", description='"primary", or a replica\'s name')
+    read_from: Annotated[str, values.NAME] = Field(
+        default="primary", description='"primary", or the name of a replica, which is read while it follows'
+    )
 
 
 class RetentionPolicy(Table):

@@ -22,6 +22,7 @@ from replicator.postgres.words import libpq_words
 
 FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 COPYING = (ExecStatus.COPY_BOTH, ExecStatus.COPY_OUT, ExecStatus.COPY_IN)
+_LOOK = Wait.READ | Wait.NOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def read_copy(pgconn: PGconn, most: int) -> Conversation[tuple[list[memoryview],
         elif not found:
             yield Wait.READ
             consumed = False
-        elif (yield Wait.READ | Wait.NOW) & Wait.READ:
+        elif (yield _LOOK) & Wait.READ:
             consumed = False
         else:
             break

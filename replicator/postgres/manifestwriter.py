@@ -9,15 +9,23 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import IO
+from typing import Protocol
 
 from replicator.core.lsn import Lsn
 
 
-class ManifestWriter:
-    """`add` each file, then `finish`. `file` is empty and open for writing bytes."""
+class Writable(Protocol):
+    """Where the lines go."""
 
-    def __init__(self, file: IO[bytes], server_version: int, system_id: int) -> None:
+    def write(self, data: bytes, /) -> object:
+        """Append."""
+        ...
+
+
+class ManifestWriter:
+    """`add` each file, then `finish`. `file` is empty."""
+
+    def __init__(self, file: Writable, server_version: int, system_id: int) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self._first = True

@@ -62,4 +62,6 @@ def _lines(settings: ReplicaSettings) -> list[str]:
         *(f"{name} = {value}" for name, value in at_least(settings.primary, settings.snapshot).items()),
         *(f"{name} = {quote(value)}" for name, value in settings.overrides.items()),
     ]
-    return [*lines, "archive_library = ''"] if settings.server_version >= 150000 else lines
+    if settings.server_version >= 150000:  # a standby panics at a tablespace inside its data directory without the last
+        lines += ["archive_library = ''", "allow_in_place_tablespaces = on"]
+    return lines

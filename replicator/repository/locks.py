@@ -1,15 +1,15 @@
 """Extending the locks of what a new snapshot stands on, in a store that has Object Lock.
 
-Owns which objects those are: the packs of earlier snapshots that it refers to, and the documents without which nothing
-opens. What the snapshot put itself was locked when it was put.
+Owns how they are extended, and which documents those are without which nothing opens. Never decides which packs, nor
+how many at once: a snapshot's own were locked when they were put.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from functools import partial
 
 from replicator.errors import ObjectAbsent
 from replicator.repository.layout import (
@@ -30,25 +30,23 @@ from replicator.store.protocol import ReadableStore
 
 #: As many as a store takes at once.
 _WORKERS = 8
-_BATCH = 1024
 
 
-def extend_locks(
-    store: ReadableStore, keyring: Keyring, system_id: int, packs: Iterable[PackId], *, new: tuple[str, int]
-) -> int:
-    """Lock the documents and every pack but the `new` ones (label, attempt) for the whole lock time from now; how many
-    objects. Does nothing where the store has no lock. Raises ObjectAbsent, StoreDenied, StoreUnavailable.
+def extend_packs(store: ReadableStore, system_id: int, packs: Collection[PackId]) -> int:
+    """Lock packs for the whole lock time from now; how many. Does nothing where the store has no lock. Raises
+    ObjectAbsent, StoreDenied, StoreUnavailable.
     """
-    if not locks(store):
-        return 0
-    names = (pack_name(system_id, pack) for pack in packs if (pack.label, pack.attempt) != new)
-    documents = list(_documents(store, keyring, system_id))
-    count = 0
+    return _extend(store, [pack_name(system_id, pack) for pack in packs], extend_lock) if locks(store) else 0
+
+
+def extend_documents(store: ReadableStore, keyring: Keyring, system_id: int) -> int:
+    """The same for the documents. Raises StoreDenied, StoreUnavailable."""
+    return _extend(store, list(_documents(store, keyring, system_id)), _extend_if_there) if locks(store) else 0
+
+
+def _extend(store: ReadableStore, names: Sequence[str], extend: Callable[[ReadableStore, str], None]) -> int:
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="locks") as pool:
-        while batch := list(islice(names, _BATCH)):
-            count += sum(1 for _ in pool.map(lambda name: extend_lock(store, name), batch))
-        count += sum(1 for _ in pool.map(lambda name: _extend_if_there(store, name), documents))
-    return count
+        return sum(1 for _ in pool.map(partial(extend, store), names))
 
 
 def _extend_if_there(store: ReadableStore, name: str) -> None:

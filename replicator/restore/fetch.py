@@ -7,7 +7,7 @@ zeros stay holes. A frame that one store can't give comes from another.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Event, Lock, local
@@ -16,7 +16,7 @@ from replicator.core.progress import Progress, Report, silent
 from replicator.errors import IntegrityError, Interrupted
 from replicator.repository.blockmap import MapChunk
 from replicator.repository.layout import PackId, pack_name
-from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry, ManifestReader, MapRef
+from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader, MapRef
 from replicator.repository.objects import StoredObject, open_object
 from replicator.restore.compare import Comparison, Found, Key
 from replicator.restore.durable import Flusher
@@ -73,8 +73,9 @@ class Fetch:
         self._bare: list[tuple[str, FileFacts]] = []
         self._done = self._fetched = self._total = 0
 
-    def run(self, manifest: ManifestReader) -> FetchTotals:
-        """Write every entry; pg_control stays under a temporary name until `Tree.publish_control`.
+    def run(self, manifest: ManifestReader, read: Iterable[Entry] | None = None) -> FetchTotals:
+        """Write every entry; pg_control stays under a temporary name until `Tree.publish_control`. `read`: the entries,
+        where they were read already.
 
         Raises IntegrityError, StoreUnavailable naming the store, HostLacks, Interrupted.
         """
@@ -86,7 +87,7 @@ class Fetch:
             ThreadPoolExecutor(self.workers, thread_name_prefix="restore") as self._pool,
         ):
             try:
-                for entry in entries(self.sources, manifest, self.keyring):
+                for entry in entries(self.sources, manifest, self.keyring) if read is None else read:
                     if isinstance(entry, DirectoryEntry):
                         self.tree.add_directory(entry)
                     elif isinstance(entry, LinkEntry):

@@ -15,6 +15,10 @@ from replicator.restore.tree import host_errors, said
 
 Ids = tuple[int, int] | None
 
+#: Bytes of one write: the kernel takes memory for it that was used just before, and in the processor's cache it stays.
+_PIECE = 128 * 1024
+_ZEROS = bytes(_PIECE)
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
@@ -102,5 +106,13 @@ def write_at(handle: int, data: memoryview | bytes, offset: int) -> None:
     """Write all of `data`. Raises OSError."""
     view = memoryview(data)
     while view:
-        count = os.pwrite(handle, view, offset)
+        count = os.pwrite(handle, view[:_PIECE], offset)
         view, offset = view[count:], offset + count
+
+
+def write_but_zeros(handle: int, data: memoryview, offset: int) -> None:
+    """As `write_at`, to where nothing was written yet: long runs of zeros stay holes. Raises OSError."""
+    for at in range(0, len(data), _PIECE):
+        piece = data[at : at + _PIECE]
+        if bytes(piece) != _ZEROS[: len(piece)]:  # two views are compared number by number
+            write_at(handle, piece, offset + at)

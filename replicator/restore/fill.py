@@ -19,6 +19,10 @@ from replicator.restore.present import Names, Present, clear, examine, take_over
 from replicator.restore.sources import Sources, entries
 from replicator.restore.tree import Tree
 
+#: A manifest of so few files, of so few bytes together, takes at most some 50 MB when it is kept.
+_KEPT_FILES = 50_000
+_KEPT_BYTES = 8 * 1024**3
+
 
 def prepared(job: RestoreJob) -> Present | None:
     """What --delta finds; None for an empty directory. Touches nothing. Raises AlreadyExists, Conflict, UsageError."""
@@ -71,8 +75,14 @@ def fill(
         )
     take_over(tree, present)
     job.step("created")
-    notes = clear(tree, Names(entries(sources, manifest, keyring)))
+    read = list(entries(sources, manifest, keyring)) if _is_small(plan) else None
+    notes = clear(tree, Names(entries(sources, manifest, keyring) if read is None else read))
     job.step("cleared")
     comparison = Comparison(manifest.facts.comparison_key, tree.ids)
-    totals = Fetch(sources, keyring, tree, job.workers, job.report, job.stop, comparison).run(manifest)
+    totals = Fetch(sources, keyring, tree, job.workers, job.report, job.stop, comparison).run(manifest, read)
     return [*notes, f"{totals.fetched} of {totals.bytes} bytes differed and were fetched"]
+
+
+def _is_small(plan: RecoveryPlan) -> bool:
+    """Whether the manifest's entries may be kept in memory between their two readings."""
+    return plan.summary.files <= _KEPT_FILES and plan.summary.bytes <= _KEPT_BYTES

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from replicator.errors import HostLacks, UsageError
@@ -55,17 +55,25 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def check_room(into: Path, needed: int, others: Iterable[Path] = ()) -> None:
+def disk_of(place: Path) -> tuple[int, int]:
+    """The disk that a path lies on, as a number, and the bytes free there. Raises OSError."""
+    return place.stat().st_dev, shutil.disk_usage(place).free
+
+
+def check_room(
+    into: Path, needed: int, others: Iterable[Path] = (), *, disk: Callable[[Path], tuple[int, int]] = disk_of
+) -> None:
     """Raise HostLacks when the disks of `into` and of `others` (its tablespaces) have less than `needed` bytes free
     together: how much goes to which is not known beforehand.
     """
-    disks: dict[int, Path] = {}
+    disks: dict[int, tuple[Path, int]] = {}
     with host_errors(into):
         for place in map(_existing, (into, *others)):
-            disks.setdefault(place.stat().st_dev, place)
-        free = sum(shutil.disk_usage(place).free for place in disks.values())
+            number, room = disk(place)
+            disks.setdefault(number, (place, room))
+    free = sum(room for _, room in disks.values())
     if free < needed:
-        names = " and ".join(map(str, disks.values()))
+        names = " and ".join(str(place) for place, _ in disks.values())
         raise HostLacks(
             f"{names}: {free // 2**20} MB free, the restore needs {needed // 2**20} MB",
             hint="Make room, or restore to another disk.",

@@ -26,7 +26,8 @@ PYTHON = (sys.executable, "-m", "replicator")
 class RestoreJob:
     """What to restore, from where, into what. `access` reaches each store of `repository` without a policy; `options`
     are settings for `start` that win over the tree's; `plan` is one that was made already; `delta`: the directory may
-    hold an earlier state of the same cluster, or an aborted restore.
+    hold an earlier state of the same cluster, or an aborted restore; `guarded`: whoever asks keeps the server from
+    making tablespaces, so that a source on this host is safe.
     """
 
     repository: Repository
@@ -42,6 +43,7 @@ class RestoreJob:
     options: Mapping[str, str] = field(default_factory=dict)
     plan: RecoveryPlan | None = None
     delta: bool = False
+    guarded: bool = False
     window: int = DEFAULT_WINDOW
     command: tuple[str, ...] = PYTHON
     report: Report = silent

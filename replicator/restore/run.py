@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from replicator.core.moment import to_microseconds
 from replicator.core.progress import Progress
 from replicator.core.target import TargetKind
 from replicator.errors import (
@@ -24,7 +25,7 @@ from replicator.errors import (
 from replicator.postgres.binaries import Binaries
 from replicator.postgres.waldump import Waldump
 from replicator.repository.manifests import ManifestReader, SnapshotFacts
-from replicator.restore import host, settings, start, tablespaces
+from replicator.restore import host, neighbours, settings, start, tablespaces
 from replicator.restore.announce import announced
 from replicator.restore.fill import fill, owned, prepared
 from replicator.restore.gather import Gathered, gather, plan_from
@@ -121,6 +122,9 @@ def restore(job: RestoreJob) -> RestoreResult:
     manifest = ManifestReader(store, plan.snapshot, job.repository.keyring)
     binaries = job.binaries(_major(manifest.facts)) if job.start else None
     spaces = tablespaces.check(manifest.facts, job.tablespaces, job.into)
+    if not job.guarded:
+        known = [int(space["oid"]) for space in manifest.facts.tablespaces]
+        neighbours.check_tablespaces(plan.snapshot.system_id, known, _end_us(job, manifest.facts))
     tree = Tree(job.into, spaces, job.owner)
     with announced(store, job.repository.keyring, plan) as warnings, tree:
         filled = fill(job, plan, manifest, sources, tree, present)
@@ -130,6 +134,14 @@ def restore(job: RestoreJob) -> RestoreResult:
         notes += [unreachable] if unreachable is not None else []
         started = _bring_up(job, plan, sources, tree, binaries, notes)
     return RestoreResult(plan, job.into, started, time.monotonic() - began, (*notes, *sources.notes()))
+
+
+def _end_us(job: RestoreJob, facts: SnapshotFacts) -> int | None:
+    """The time at which the recovery ends, in Unix microseconds, where the target tells."""
+    target = job.request.target
+    if target.kind is TargetKind.IMMEDIATE:
+        return facts.stop_us
+    return to_microseconds(target.time) if target.time is not None else None
 
 
 def _configure(job: RestoreJob, plan: RecoveryPlan, facts: SnapshotFacts, tree: Tree) -> list[str]:

@@ -15,18 +15,18 @@ from replicator.restore.tree import said
 _PID = "postmaster.pid"
 #: The process id of a server that is its container's first process.
 _FIRST = 1
-#: How long a server that has taken its postmaster.pid away, which is its last deed but one, may take to end, in seconds.
-_ENDING = 10.0
+#: Seconds that a server may take to end once it has taken its postmaster.pid away, which is its last deed but one.
+_ENDING_S = 10.0
 
 
-def check_not_running(root: Path) -> None:
+def check_not_running(root: Path, ending_s: float = _ENDING_S) -> None:
     """Raise Conflict when a server runs in the directory, or ran in a container, where it may be out of sight. A
     process id that is another program's now does not count; a process that outlives its postmaster.pid is waited for.
     """
     place = said(str(root))
     noted = _noted(root)
     number = _working(root) or (noted if noted not in (0, _FIRST) and _runs(noted, root) else 0)
-    ended = time.monotonic() + _ENDING
+    ended = time.monotonic() + ending_s
     while number and not noted and time.monotonic() < ended:
         time.sleep(0.05)
         noted, number = _noted(root), _working(root)

@@ -15,6 +15,8 @@ from replicator.errors import UsageError
 
 _BEGIN, _END = "# replicator {}: begin", "# replicator {}: end"
 _DETACHED, _RECOVERY = "detached from its source", "recovery"
+#: What a replica that the snapshot was read from is told.
+_REPLICA = "replica"
 #: A recovering server needs these at least as high as its source had them (trap 45).
 AT_LEAST = (
     "max_connections",
@@ -100,6 +102,8 @@ def recovery_lines(settings: RecoverySettings) -> list[str]:
         *(f"{name} = {quote(settings.source[name])}" for name in AT_LEAST if name in settings.source),
         *(f"{name} = ''" for name in _TARGETS.values() if name != chosen),
     ]
+    if settings.server_version >= 150000:  # else the server panics at the first that lies inside the data directory
+        lines.append("allow_in_place_tablespaces = on")
     if chosen is not None:
         lines.append(f"{chosen} = {quote(_target_value(stop))}")
     return lines
@@ -107,7 +111,7 @@ def recovery_lines(settings: RecoverySettings) -> list[str]:
 
 def append(auto_conf: str, settings: RecoverySettings) -> str:
     """postgresql.auto.conf with both blocks at its end; earlier ones of ours are taken out."""
-    text = _without(_without(auto_conf, _DETACHED), _RECOVERY)
+    text = _without(_without(_without(auto_conf, _DETACHED), _RECOVERY), _REPLICA)
     text += "" if not text or text.endswith("\n") else "\n"
     return text + _block(_DETACHED, detached_lines(settings)) + _block(_RECOVERY, recovery_lines(settings))
 

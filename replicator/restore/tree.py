@@ -14,7 +14,7 @@ import pwd
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -188,27 +188,24 @@ class Tree:
             at_once = {os.fstat(handle).st_dev: handle for handle in self.handles.values() if can_sync_at_once(handle)}
             for top, handle in self.handles.items():
                 synced = os.fstat(handle).st_dev in at_once and on_one_file_system(str(self.inside(top)))
-                for path in self._walk(top, directories=False):
-                    _give(path, ids)
-                files = iter(()) if synced else self._walk(top, directories=False)
-                while batch := list(islice(files, _BATCH)):
-                    for _ in pool.map(sync, batch):
-                        pass
-                for path in self._walk(top, directories=True):
-                    _give(path, ids)
-                    if not synced:
-                        sync(path)
+                for base, names, files in os.walk(self.inside(top), topdown=False):
+                    # From the innermost out: who gets a directory back can no longer turn what we do in it elsewhere.
+                    for path in _below(base, files):
+                        _give(path, ids)
+                    unsynced = iter(()) if synced else _below(base, files)
+                    while batch := list(islice(unsynced, _BATCH)):
+                        for _ in pool.map(sync, batch):
+                            pass
+                    for path in _below(base, names):
+                        _give(path, ids)
+                        if not synced:
+                            sync(path)
             for handle in at_once.values():
                 sync_at_once(handle)
             for handle in self.handles.values():
                 if ids is not None:
                     os.fchown(handle, *ids)
                 os.fsync(handle)
-
-    def _walk(self, top: Path, *, directories: bool) -> Iterator[str]:
-        """From the innermost out: who gets a directory back can no longer turn what we do in it elsewhere."""
-        for base, names, files in os.walk(self.inside(top), topdown=False):
-            yield from (f"{base}/{name}" for name in (names if directories else files))
 
     def publish_control(self) -> None:
         """Give pg_control its name: from here on the directory can start. Raises HostLacks, IntegrityError."""
@@ -232,6 +229,10 @@ def not_empty(path: Path) -> AlreadyExists:
         f"{path}: directory is not empty",
         hint="Restore into an empty directory; with --delta into one of the same cluster, or of an aborted restore.",
     )
+
+
+def _below(base: str, names: Iterable[str]) -> Iterator[str]:
+    return (f"{base}/{name}" for name in names)
 
 
 def _give(path: str, ids: tuple[int, int] | None) -> None:

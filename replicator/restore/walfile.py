@@ -14,18 +14,22 @@ from replicator.core.lsn import Lsn, Segment
 from replicator.errors import HostLacks, IntegrityError, ObjectAbsent, WalConflict
 from replicator.repository.layout import PieceName, WalName, parse_name, pieces_prefix, segment_prefix
 from replicator.repository.objects import open_object
+from replicator.restore.files import write_but_zeros
 from replicator.restore.route import WalFile, WalSource, chain
 from replicator.seal.digest import fingerprint
 from replicator.seal.header import FRAME_SIZE
 from replicator.seal.keyring import Keyring
+from replicator.seal.sealer import FrameRoom
 from replicator.store.protocol import ReadableStore
 
 #: How often a file is looked up anew when an object of it has gone.
 _RENEWALS = 3
 
 
-def write_wal_file(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, *, mode: int = 0o600) -> None:
-    """Write `file` to `path` whole or not at all: temporary name, verify, fsync, rename.
+def write_wal_file(
+    store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, *, mode: int = 0o600, durable: bool = True
+) -> None:
+    """Write `file` to `path` whole or not at all: temporary name, verify, fsync (if it is to be `durable`), rename.
 
     Raises IntegrityError, CannotOpen, StoreUnavailable, HostLacks (disk). An object that has gone since the catalog was
     read is looked up again: WalConflict when what is there now has other bytes.
@@ -33,7 +37,7 @@ def write_wal_file(store: ReadableStore, keyring: Keyring, file: WalFile, path: 
     planned = file
     for left in reversed(range(_RENEWALS + 1)):
         try:
-            _write(store, keyring, file, path, mode, planned)
+            _write(store, keyring, file, path, planned, mode=mode, durable=durable)
             return
         except ObjectAbsent as error:
             if not left:
@@ -96,17 +100,20 @@ def _segment_of(source: WalSource, size: int) -> tuple[int, Segment]:
     return place.system_id, Segment.parse(place.segment, size)
 
 
-def _write(store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, mode: int, planned: WalFile) -> None:
+def _write(
+    store: ReadableStore, keyring: Keyring, file: WalFile, path: Path, planned: WalFile, *, mode: int, durable: bool
+) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with open(temporary, "w+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as out:
             out.truncate(file.size)
+            room = FrameRoom()
             for source in file.sources:
-                _copy(store, keyring, source, file.start, out)
+                _copy(store, keyring, source, file.start, out.fileno(), room)
             if file is not planned:
                 _check_same(out, planned, keyring)
-            out.flush()
-            os.fsync(out.fileno())
+            if durable:
+                os.fsync(out.fileno())
         temporary.replace(path)
     except OSError as error:
         raise HostLacks(
@@ -133,7 +140,7 @@ def _check_same(out: BinaryIO, planned: WalFile, keyring: Keyring) -> None:
                 )
 
 
-def _copy(store: ReadableStore, keyring: Keyring, source: WalSource, origin: Lsn, out: BinaryIO) -> None:
+def _copy(store: ReadableStore, keyring: Keyring, source: WalSource, origin: Lsn, handle: int, room: FrameRoom) -> None:
     found = open_object(store, source.name, keyring)
     begin = found.table.start
     if not begin <= source.start < source.end <= found.table.end:
@@ -141,11 +148,10 @@ def _copy(store: ReadableStore, keyring: Keyring, source: WalSource, origin: Lsn
     first = (source.start - begin) // FRAME_SIZE
     last = (source.end - 1 - begin) // FRAME_SIZE
     position = begin + first * FRAME_SIZE
-    for frame in found.frames(first, last + 1 - first):
+    for frame in found.frames_at(range(first, last + 1), room):
         low, high = max(source.start, position), min(source.end, position + len(frame))
         if low < high:
-            out.seek(low - origin)
-            out.write(memoryview(frame)[low - position : high - position])
+            write_but_zeros(handle, frame[low - position : high - position], low - origin)
         position = Lsn(position + len(frame))
     if position < source.end:
         raise IntegrityError(f"{source.name}: holds fewer bytes than its table says", object=source.name)

@@ -133,7 +133,7 @@ class WaldumpProbe:
             self._count += 1
             path = self._home / f"segment-{self._count}"
             store = self._repository.store(route.catalog.store)
-            write_wal_file(store, self._repository.keyring, file, path)
+            write_wal_file(store, self._repository.keyring, file, path, durable=False)
             self._kept[key] = path
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)[1].unlink(missing_ok=True)

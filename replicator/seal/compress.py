@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import local
 
 from replicator.errors import IntegrityError
 from replicator.seal.digest import Bytes
@@ -14,11 +15,32 @@ else:
     from backports import zstd
 
 
+class _Encoder(local):
+    """Each thread's encoder of the level used last: a new one for each frame asks the system for megabytes."""
+
+    def __init__(self) -> None:
+        self._level = 0
+        self._encoder = zstd.ZstdCompressor()
+
+    def compress(self, level: int, plain: Bytes) -> bytes:
+        """One frame, the same bytes as from a new encoder."""
+        if level != self._level:
+            self._encoder, self._level = zstd.ZstdCompressor(level), level
+        try:
+            return self._encoder.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
+        except BaseException:
+            self._level = 0  # what it holds of a frame must not begin the next one
+            raise
+
+
+_encoder = _Encoder()
+
+
 def compress(kind: Compression, level: int, plain: Bytes) -> bytes:
     """The compressed bytes of one frame."""
     if kind is Compression.NONE:
         return bytes(plain)
-    return zstd.compress(plain, level)
+    return _encoder.compress(level, plain)
 
 
 def decompress(kind: Compression, data: Bytes, plain_size: int) -> bytes:

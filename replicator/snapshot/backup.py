@@ -17,11 +17,11 @@ from replicator.postgres.tar import Kind
 from replicator.repository.manifests import DirectoryEntry, FileEntry, LinkEntry
 from replicator.snapshot.blocks import FileBlocks
 from replicator.snapshot.runs import choose_block_size
-from replicator.snapshot.source import LABEL_FILE, Asked, Ended, Intake, ReadingProgress, Source, Totals
+from replicator.snapshot.source import LABEL_FILE, Asked, Ended, Intake, ReadingProgress, Totals
 
 
 @contextmanager
-def network_source(connection: ReplicationConnection, asked: Asked) -> Iterator[Source]:
+def network_source(connection: ReplicationConnection, asked: Asked) -> Iterator[NetworkSource]:
     """BASE_BACKUP on that connection, which is the source's from now on."""
     with base_backup(
         connection, label=asked.label, checkpoint=asked.checkpoint, max_rate=asked.rate_limit
@@ -34,6 +34,8 @@ class NetworkSource:
 
     def __init__(self, backup: BaseBackup) -> None:
         self._backup = backup
+        #: Where it begins.
+        self.timeline, self.start_lsn = backup.timeline, backup.start_lsn
 
     def read(self, intake: Intake) -> tuple[Totals, Ended]:
         """Every member, to the end of the backup. Raises Interrupted, ProtocolViolation, and what the source raises."""

@@ -19,7 +19,7 @@ from typing import Any
 from replicator.core.finding import Finding
 from replicator.core.moment import rfc3339
 from replicator.core.snapshot import label_of
-from replicator.errors import Conflict, IntegrityError, Interrupted
+from replicator.errors import Conflict, IntegrityError, Interrupted, ObjectAbsent
 from replicator.repository.catalog import list_snapshots
 from replicator.repository.earlier import read_document
 from replicator.repository.layout import BeginName, begin_name, packs_prefix, parse_name, snapshots_prefix
@@ -150,6 +150,8 @@ def _living(
             name = begin_name(place.system_id, place.label, place.attempt)
             try:
                 body = open_document(keyring, "begin", name, read_document(store, name))
+            except ObjectAbsent:
+                continue  # a prune removed it since it was listed: it was dead
             except IntegrityError as error:
                 findings.append(
                     Finding(MARK_UNUSABLE, error.message, error.hint or _FORGED, object=name, store=store.name)

@@ -14,8 +14,10 @@ from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.seal.header import Compression
+from replicator.seal.keyring import Keyring
 from replicator.snapshot.packer import PACK_SIZE
 from replicator.snapshot.source import LocalReader
+from replicator.snapshot.standby import Standby
 from replicator.tolerance import Clock, SystemClock
 
 #: Named steps of a take, in order; a callable given as `steps` is called with each as it is reached.
@@ -25,6 +27,8 @@ PAGE_CHECKSUM = "page_checksum"
 PARENT_UNUSABLE = "parent_unusable"
 MARK_UNUSABLE = "mark_unusable"
 STORE_LACKS = "store_lacks_snapshot"
+#: Only worth knowing: the replica that the policy names could not be read.
+FROM_PRIMARY = "snapshot_from_primary"
 
 
 def no_step(_: str) -> None:
@@ -39,6 +43,9 @@ class TakeJob:
     before the snapshot goes on without it. `wal_deadline_s`: how long a store's coverage may stand still before it is
     given up for this snapshot.
     `local` reads the data directory where that is the server's own; without it the snapshot comes over the network.
+    `standby` is read instead of the primary where it follows.
+    `unlock` gives the keyring that opens, where `repository` has not got it: a passphrase costs half a second of a CPU,
+    and a take opens nothing but the manifest of a parent that this host does not remember.
     """
 
     repository: Repository
@@ -55,9 +62,15 @@ class TakeJob:
     rate_limit: int | None = None
     pack_size: int = PACK_SIZE
     local: LocalReader | None = None
+    standby: Standby | None = None
+    unlock: Callable[[], Keyring] | None = None
     store_deadline_s: float = 180.0
     wal_deadline_s: float = 60.0
     steps: Callable[[str], None] = no_step
+
+    def opening(self) -> Keyring:
+        """The keyring for what must be opened. Raises KeysError and its kinds, StoreUnavailable."""
+        return self.repository.keyring if self.unlock is None else self.unlock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +115,9 @@ class TakeResult:
     def exit_code(self) -> int:
         """0; 6 when a store lacks it; 4 when it is damaged, or the repository was found to be."""
         codes = {finding.code for finding in self.findings}
-        if codes - {STORE_LACKS}:
+        if codes - {STORE_LACKS, FROM_PRIMARY}:
             return 4
-        return 6 if codes else 0
+        return 6 if STORE_LACKS in codes else 0
 
     def as_json(self) -> dict[str, Any]:
         """The row, the seconds it took and the findings."""

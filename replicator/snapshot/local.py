@@ -8,14 +8,12 @@ taken are taken over unread; once a week all are read. Memory: a few pieces of 4
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from replicator.core.progress import Progress
 from replicator.errors import Interrupted
@@ -29,6 +27,7 @@ from replicator.snapshot.localplace import LocalPlacer
 from replicator.snapshot.localplan import LocalPlan
 from replicator.snapshot.localread import LocalFiles, Piece, PieceRead
 from replicator.snapshot.pace import Pace
+from replicator.snapshot.scratch import Scratch
 from replicator.snapshot.source import LABEL_FILE, Asked, Ended, Intake, ReadingProgress, Source, Totals
 from replicator.snapshot.stamps import SETTLED_S, comparison_due
 from replicator.tolerance import Clock, SystemClock
@@ -103,7 +102,7 @@ class _LocalSource:
         totals = Totals()
         expected = self.sql.bytes_in_all()
         progress = ReadingProgress(totals, expected, intake.report, intake.stop)
-        with tempfile.TemporaryFile(dir=intake.directory) as lines:
+        with Scratch(intake.directory) as lines:
             manifest = ManifestWriter(lines, self.sql.server_version, self.system_id)
             placer = LocalPlacer(intake, totals, progress, manifest, self.fresh, self.asked_s, self.settled_s)
             self._files(intake, placer, expected)
@@ -163,7 +162,7 @@ class _LocalSource:
             plan.done(piece)
             placer.put(piece, read)
 
-    def _finish(self, intake: Intake, placer: LocalPlacer, manifest: ManifestWriter, lines: IO[bytes]) -> Ended:
+    def _finish(self, intake: Intake, placer: LocalPlacer, manifest: ManifestWriter, lines: Scratch) -> Ended:
         """pg_control after all that the backup holds and before its end, as the server itself reads it."""
         control = read_control(self.root, lambda: intake.stop.wait(_PAUSE_S))
         status = (self.root / CONTROL_FILE).stat()
@@ -177,7 +176,7 @@ class _LocalSource:
         known = frozenset(int(oid) for oid in _MAP_LINE.findall(end.tablespace_map))
         placer.release(known)
         manifest.finish(end.timeline, self.backup.start_lsn, end.stop_lsn)
-        lines.seek(0)
+        lines.rewind()
         placer.finish(lines, mode, mtime)
         return self._ended(end, known, tuple(placer.damage) if still_checked else ())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import IO
 
 import google_crc32c
 
@@ -20,6 +19,7 @@ from replicator.snapshot.blocks import FileBlocks
 from replicator.snapshot.index import ParentFile
 from replicator.snapshot.localread import Piece, PieceRead, PlannedFile
 from replicator.snapshot.runs import choose_block_size
+from replicator.snapshot.scratch import Scratch
 from replicator.snapshot.source import Intake, ReadingProgress, Totals
 from replicator.snapshot.stamps import make_stamp
 
@@ -166,7 +166,7 @@ class LocalPlacer:
             elif self._space(made.entry.path) in known:
                 self._store(made)
 
-    def finish(self, manifest: IO[bytes], mode: int, mtime: int) -> None:
+    def finish(self, manifest: Scratch, mode: int, mtime: int) -> None:
         """The finished backup manifest, and what comes last."""
         unit, blocks = self._blocks(MANIFEST_FILE, -1)
         while data := manifest.read(_READ):

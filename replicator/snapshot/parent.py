@@ -6,7 +6,7 @@ Owns the choice and the reading of a parent's maps. A parent that can't be used 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,12 @@ def missing_packs(store: ReadableStore, system_id: int, packs: Iterable[PackId])
 
 def choose_parent(
     participants: Participants, held: Mapping[str, tuple[Snapshot, ...]], keyring: Keyring, index_path: Path,
+    opening: Callable[[], Keyring],
 ) -> tuple[Snapshot | None, list[Finding]]:  # fmt: skip
     """The snapshot to refer to, None for a full one, and what the operator must know about those passed over.
 
-    `held` are the snapshots by store. Reads names and signed tables only.
+    `held` are the snapshots by store. Reads names and signed tables only. `opening` gives the keyring that may open
+    manifests; it is asked for where this host does not remember the snapshot.
     """
     findings: list[Finding] = []
     common = set.intersection(*(set(held[name]) for name in participants.active))
@@ -68,9 +70,8 @@ def choose_parent(
             continue
         except StoreUnavailable as error:
             participants.leave_out(name, error)
-            return choose_parent(participants, held, keyring, index_path)
-        known = keyring.can_open or _remembers(index_path, snapshot)
-        if not known or summary.damaged:
+            return choose_parent(participants, held, keyring, index_path, opening)
+        if summary.damaged or not (_remembers(index_path, snapshot) or opening().can_open):
             continue
         lacking = _lacking(participants, snapshot, summary.packs)
         if not lacking:
@@ -80,7 +81,7 @@ def choose_parent(
 
 
 def load_parent(
-    participants: Participants, snapshot: Snapshot, keyring: Keyring, index_path: Path
+    participants: Participants, snapshot: Snapshot, keyring: Keyring, index_path: Path, opening: Callable[[], Keyring]
 ) -> tuple[Parent | None, list[Finding]]:
     """The parent's maps: this host's memory of it, else read from the first store that can give them.
 
@@ -90,7 +91,7 @@ def load_parent(
     index = _remembered(index_path, snapshot)
     for name, store in list(participants.active.items()) if index is None else ():
         try:
-            read_into_index(store, snapshot, keyring, index_path)
+            read_into_index(store, snapshot, opening(), index_path)
             index = ParentIndex.open(index_path)
             break
         except (IntegrityError, ObjectAbsent, KeysError) as error:

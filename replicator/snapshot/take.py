@@ -20,26 +20,25 @@ from replicator.core.moment import to_microseconds
 from replicator.core.progress import Progress, Report
 from replicator.core.snapshot import Snapshot
 from replicator.errors import HostLacks, StoreUnavailable, StreamNotRunning
-from replicator.postgres.beside import Beside
 from replicator.postgres.connection import Identity, ReplicationConnection
 from replicator.repository.catalog import list_snapshots
 from replicator.repository.layout import PackId, manifest_name
-from replicator.repository.locks import extend_locks
 from replicator.repository.manifests import SnapshotFacts, write_manifest
 from replicator.repository.repository import check_store
 from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label, put_mark
 from replicator.snapshot.channels import Channels
-from replicator.snapshot.choice import choose_source, open_source
+from replicator.snapshot.choice import Sources
 from replicator.snapshot.index import IndexWriter
 from replicator.snapshot.job import SnapshotRow, TakeJob, TakeResult
-from replicator.snapshot.manifest import put_once
+from replicator.snapshot.manifest import extend_locks, put_once, refuse_lacking
 from replicator.snapshot.outcome import findings_of, row_of
 from replicator.snapshot.packer import Packer, PackPlace
-from replicator.snapshot.parent import Parent, choose_parent, load_parent, missing_packs
+from replicator.snapshot.parent import Parent, choose_parent, load_parent
 from replicator.snapshot.participants import Participants
 from replicator.snapshot.resume import Leftovers, bound_to
 from replicator.snapshot.runs import SMALLEST
 from replicator.snapshot.source import Asked, Ended, Intake, Totals
+from replicator.snapshot.standby import Stored
 from replicator.snapshot.wal import WalNeed, wait_for_wal
 from replicator.store.protocol import Store
 
@@ -87,7 +86,7 @@ class _Take:
         self._keyring = job.repository.keyring
         self._directory = job.state_directory / "snapshot"
         self._server_epoch_us = 0
-        self._beside: Beside | None = None
+        self._sources = Sources(job, report)
         self._participants = Participants(job.repository.stores, job.clock, job.store_deadline_s, stop)
 
     def run(self) -> tuple[SnapshotRow, list[Finding]]:
@@ -116,7 +115,7 @@ class _Take:
                 holders = self._put_manifest(facts, read, index)
                 self._keep(index, parent, read.snapshot)
         row = row_of(facts, read.totals.bytes, read.added_bytes, holders)
-        return row, [*findings, *findings_of(facts, self._participants.left_out)]
+        return row, [*findings, *findings_of(facts, self._participants.left_out), *self._sources.notes]
 
     def _look_at_server(self) -> dict[str, str]:
         """The settings to remember; fails at once when nobody streams, as the WAL of a backup would never come."""
@@ -130,7 +129,7 @@ class _Take:
                     f"slot {job.slot} {state}: no stream of {job.repository.cluster} is running",
                     hint=f"Start `replicator daemon {job.repository.cluster}`, then take the snapshot.",
                 )
-            self._beside = choose_source(job, sql, self._report)
+            self._sources.look(sql)
             settings = sql.settings(SETTINGS)
             asked = job.clock.monotonic()
             self._server_epoch_us = to_microseconds(sql.clock()) - round(asked * 1e6)
@@ -158,7 +157,7 @@ class _Take:
         chosen: Snapshot | None = None
         findings: list[Finding] = []
         if not job.full:
-            chosen, findings = choose_parent(self._participants, held, self._keyring, self._parent_path)
+            chosen, findings = choose_parent(self._participants, held, self._keyring, self._parent_path, job.opening)
         # The label is as fresh as can be when the mark is put: that makes the lower label the earlier mark.
         label = free_label(self._participants, system_id, job.clock, self._stop)
         begun = Begun(system_id, label, self._attempt)
@@ -172,7 +171,7 @@ class _Take:
         self._clean()
         parent: Parent | None = None
         if chosen is not None:
-            parent, unusable = load_parent(self._participants, chosen, self._keyring, self._parent_path)
+            parent, unusable = load_parent(self._participants, chosen, self._keyring, self._parent_path, job.opening)
             findings += unusable
         if parent is None and chosen is not None:
             self._leftovers.close()  # they refer to what can not be referred to
@@ -203,8 +202,11 @@ class _Take:
             self._keyring, begun.system_id, begun.label, begun.attempt, job.compression, job.level
         )  # fmt: skip
         asked = Asked(f"replicator {begun.label}", job.checkpoint, job.rate_limit, settings)
+        stored = Stored(
+            self._participants, begun.system_id, connection.wal_segment_size, job.clock, self._stop
+        )  # fmt: skip
         with ExitStack() as stack:
-            source = stack.enter_context(open_source(job, self._beside, connection, asked))
+            source = stack.enter_context(self._sources.open(connection, asked, stored))
             job.steps("backup")
             channels = stack.enter_context(Channels(self._participants, job.clock, job.store_deadline_s, self._stop))
             executor = ThreadPoolExecutor(job.workers, thread_name_prefix="snapshot-work")
@@ -244,8 +246,8 @@ class _Take:
         job.steps("wal")
 
     def _put_manifest(self, facts: SnapshotFacts, read: _Read, index: IndexWriter) -> tuple[str, ...]:
-        """The stores that now have the snapshot. Each is asked for every pack first, the parents' too, whose locks are
-        extended where it has some.
+        """The stores that now have the snapshot. Each is asked right before for every pack, the parents' too; where it
+        locks objects, their locks are extended.
         """
         job, packs, snapshot = self._job, read.totals.packs, facts.snapshot
         path = self._directory / f"manifest-{self._attempt:08x}.new"
@@ -257,16 +259,10 @@ class _Take:
                 )
             job.steps("sealed")
             self._progress("manifest")
+            extend_locks(self._participants, self._keyring, snapshot, self._attempt, packs)
 
-            def put(store_name: str, store: Store) -> None:
-                lacking = missing_packs(store, snapshot.system_id, packs)
-                if lacking:
-                    raise StoreUnavailable(
-                        f"store {store_name} lacks {len(lacking)} of {len(packs)} packs of the snapshot",
-                        hint="Take a full snapshot with `--full`, or complete the store from another one.",
-                        store=store_name,
-                    )
-                extend_locks(store, self._keyring, snapshot.system_id, packs, new=(snapshot.label, self._attempt))
+            def put(_: str, store: Store) -> None:
+                refuse_lacking(store, snapshot.system_id, packs)
                 put_once(store, name, path, self._keyring, self._attempt)
 
             holders = self._participants.each(put, what="putting the manifest", to_the_end=True)
@@ -274,7 +270,10 @@ class _Take:
             job.steps("manifest")
             return tuple(sorted(set(holders) & set(self._participants.active)))
         except OSError as error:
-            raise HostLacks(f"{path} can not be written: {(error.strerror or 'unknown reason').lower()}") from error
+            raise HostLacks(
+                f"{path} can not be written: {(error.strerror or 'unknown reason').lower()}",
+                hint="See that the state directory has room and is ours.",
+            ) from error
         finally:
             path.unlink(missing_ok=True)
 
@@ -295,6 +294,3 @@ class _Take:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-__all__ = ["SETTINGS", "take"]

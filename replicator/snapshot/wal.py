@@ -18,7 +18,7 @@ from replicator.snapshot.participants import Participants
 from replicator.store.protocol import ReadableStore, Store
 from replicator.tolerance import Clock, Deadline
 
-_FIRST_WAIT = 0.1
+_FIRST_WAIT = 0.02
 _MOST_WAIT = 1.0
 
 
@@ -56,6 +56,12 @@ class StoreWal:
     def complete(self) -> bool:
         """Whether everything needed was seen."""
         return self.reach >= self._need.range.end
+
+    @property
+    def hole(self) -> bool:
+        """Whether WAL was seen behind the place where what is needed stands still."""
+        held = self._held.by_timeline.get(self._need.range.timeline, ())
+        return any(start > self.reach for start, _ in held)
 
     def look(self, store: ReadableStore) -> bool:
         """List what is missing; whether the position advanced."""

@@ -15,9 +15,9 @@ from replicator.errors import Conflict, HostLacks
 
 
 @contextmanager
-def only_one(path: Path, what: str) -> Iterator[None]:
-    """Be the only one on this host that holds the lock `path`, whose directory exists. `what` is the work, as in
-    "another verification of frk". Raises Conflict while another process works, HostLacks.
+def only_one(path: Path, what: str, *, hint: str = "Wait until it has ended.") -> Iterator[None]:
+    """Be the only one on this host that holds the lock `path`, whose directory exists. `what` says who and does
+    what, as in "another daemon runs frk on this host". Raises Conflict, with `hint`, while another works; HostLacks.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -30,7 +30,7 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"another {what} runs on this host", hint="Wait until it has ended.") from error
+            raise Conflict(f"another {what} on this host", hint=hint) from error
         except OSError as error:
             raise HostLacks(f"{path} can not be locked: {(error.strerror or 'unknown reason').lower()}") from error
         yield

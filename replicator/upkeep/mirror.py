@@ -96,7 +96,7 @@ def mirror(job: MirrorJob, report: Report = silent, stop: Event | None = None) -
     if not any(source != target for source in job.sources for target in job.targets):
         raise UsageError("a mirror needs two stores", hint="Add another [[store]] to the policy and run `init`.")
     began = job.clock.monotonic()
-    with only_one(job.state_directory / "mirror.lock", f"mirror of {job.repository.cluster}"):
+    with only_one(job.state_directory / "mirror.lock", f"mirror of {job.repository.cluster} runs"):
         return _Run(job, report, stop or Event(), began).run()
 
 

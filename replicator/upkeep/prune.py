@@ -135,7 +135,7 @@ def prune(job: PruneJob, report: Report = silent, stop: Event | None = None) -> 
 
 def alone(state_directory: Path, cluster: str) -> AbstractContextManager[None]:
     """Be the only prune of a cluster on this host. Raises Conflict, HostLacks."""
-    return only_one(state_directory / "prune.lock", f"prune of {cluster}")
+    return only_one(state_directory / "prune.lock", f"prune of {cluster} runs")
 
 
 @dataclass

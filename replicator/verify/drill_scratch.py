@@ -46,6 +46,7 @@ while found=$(here); [ -n "$found" ]; do
   kill -s $signal $found
   sleep 0.1
 done
+chmod 700 -- "$1/pg_tblspc" 2>/dev/null
 rm -rf -- "$2" "$3"
 """
 
@@ -83,9 +84,34 @@ class RunDirectory:
             until = time.monotonic() + patience_s
         return bool(first)
 
+    def shut_tablespaces(self) -> None:
+        """Let the server link no directory as a tablespace: WAL of a CREATE TABLESPACE names the source's own, whose
+        files it would write. The links that the snapshot has are there already. Raises HostLacks.
+        """
+        with host_errors(self.data):
+            (self.data / "tablespace_map").unlink(missing_ok=True)  # the server would make them again
+            self._links(0o500)
+
+    def open_tablespaces(self) -> None:
+        """After recovery: remove the links of tablespaces that were dropped; the server could not. Raises HostLacks."""
+        with host_errors(self.data):
+            self._links(0o700)
+            for link in (self.data / "pg_tblspc").iterdir():
+                if link.is_symlink() and not any(link.iterdir()):
+                    link.unlink()
+
+    def _links(self, mode: int) -> None:
+        handle = os.open(self.data / "pg_tblspc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(handle, mode)
+        finally:
+            os.close(handle)
+
     def empty(self) -> None:
         """Stop what runs and remove all there is. Raises HostLacks when something stays."""
         self.stop_all()
+        with suppress(OSError):  # it may not be there
+            self._links(0o700)
         with host_errors(self.path):
             if self.path.exists():
                 shutil.rmtree(self.path)

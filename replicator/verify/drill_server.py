@@ -187,19 +187,20 @@ def _recovered(
     deadline: Deadline, phases: Phases, report: Report,
 ) -> Restored:  # fmt: skip
     facts = ManifestReader(job.repository.store(plan.store), plan.snapshot, job.repository.keyring).facts
-    steps = _Steps(phases)
+    steps = _Steps(phases, run)
     spaces = [int(space["oid"]) for space in facts.tablespaces if not space["in_place"]]
     # One store alone: what another would have to mend is what the drill is to find.
     alone, access = job.repository.only((plan.store,)), {plan.store: job.access()[plan.store]}
     wanted = RestoreJob(
         repository=alone, access=access, request=PlanRequest(job.cluster, plan.target), into=run.data,
         binaries=job.binaries, tablespaces={oid: run.path / f"tablespace-{oid}" for oid in spaces}, start=True,
-        owner=owner, options=safe_settings(run, facts.server_version, libraries), plan=plan, report=report, stop=stop,
-        step=steps,
+        guarded=True, owner=owner, options=safe_settings(run, facts.server_version, libraries), plan=plan,
+        report=report, stop=stop, step=steps,
     )  # fmt: skip
     try:
         result = restore(wanted)
         assert result.started is not None
+        run.open_tablespaces()
         steps.recovered(run.data)
         role = _superuser(job, run, result.started.port, quiet_options(facts.server_version), stop)
     except (HostLacks, SourceUnavailable) as error:
@@ -211,16 +212,20 @@ def _recovered(
 
 
 class _Steps:
-    """Listens to a restore's steps: when each phase ended, and whether the directory may be started."""
+    """Listens to a restore's steps: when each phase ended, and whether the directory may be started. Before it is, the
+    server is kept from making tablespaces.
+    """
 
-    def __init__(self, phases: Phases) -> None:
+    def __init__(self, phases: Phases, run: RunDirectory) -> None:
         self.published = False
         self._phases = phases
+        self._run = run
 
     def __call__(self, step: str) -> None:
         if step == "fetched":
             self._phases.end("fetch")
         elif step == "published":
+            self._run.shut_tablespaces()
             self._phases.end("sync")
             self.published = True
 

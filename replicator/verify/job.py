@@ -45,7 +45,7 @@ def verify(
     results: dict[str, LevelResult] = {}
     failures: dict[str, ReplicatorError] = {}
     records: list[str] = []
-    with only_one(job.state_directory / "verify.lock", f"verification of {job.cluster}"):
+    with only_one(job.state_directory / "verify.lock", f"verification of {job.cluster} runs"):
         for level in chosen_levels(asked, levels):
             began = job.clock.now()
             try:
