@@ -99,7 +99,7 @@ def cluster_base() -> Iterator[Path]:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def run_as_owner(command: Sequence[object], *, stdin: str = "", timeout: float = 120, check: bool = True) -> str:
+def run_as_owner(command: Sequence[object], *, stdin: str = "", timeout: float = 240, check: bool = True) -> str:
     """Run a program as the servers' user; its standard output. Fails with what it wrote to standard error."""
     extra: dict[str, Any] = {}
     if OWNER is not None:
@@ -162,7 +162,7 @@ class TestCluster:
         """Start the server on its port."""
         options = f"-p {self.port} -k {shlex.quote(str(self.socket_directory))}"
         try:
-            self._pg_ctl("start", "-s", "-w" if wait else "-W", "-t", "60", "-l", str(self.log), "-o", options)
+            self._pg_ctl("start", "-s", "-w" if wait else "-W", "-t", "120", "-l", str(self.log), "-o", options)
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{self.log.read_text(errors='replace')[-3000:]}") from None
         return self
@@ -195,7 +195,7 @@ class TestCluster:
 
     def promote(self) -> None:
         """End recovery of a standby, and wait for it."""
-        self._pg_ctl("promote", "-s", "-w", "-t", "60")
+        self._pg_ctl("promote", "-s", "-w", "-t", "120")
 
     @property
     def running(self) -> bool:
@@ -211,7 +211,7 @@ class TestCluster:
     @contextmanager
     def session(self, dbname: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A superuser's session, in autocommit."""
-        with psycopg.connect(self.conninfo(dbname=dbname), autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(self.conninfo(dbname=dbname), autocommit=True, connect_timeout=60) as connection:
             yield connection
 
     def sql(self, statement: str, parameters: Sequence[Any] | None = None, *, dbname: str = "postgres") -> list[Any]:
@@ -243,7 +243,7 @@ class TestCluster:
 
     def drop_slots(self, *names: str) -> None:
         """Drop these replication slots, all without names. Who streamed from one may have to notice its end first."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         for name in names or [row[0] for row in self.sql("SELECT slot_name::text FROM pg_replication_slots")]:
             while True:
                 try:

@@ -43,7 +43,7 @@ def write_policies(
         lines += ["[[store]]", f'name = "{store}"', f'url = "file://{directory / store}"']
     lines += ["[encryption]", *(_passphrase(directory) if passphrase else _identity(directory))]
     lines += ["[stream]", f'spool = "{directory / "spool"}"', 'spool_limit = "64MB"', stream]
-    lines += ["[tolerance]", 'connect_timeout = "2s"', 'retry_budget = "1s"', extra]
+    lines += ["[tolerance]", 'connect_timeout = "15s"', 'retry_budget = "1s"', extra]
     _private(policies / f"{cluster}.toml", "\n".join(lines) + "\n")
     daemon = policies / "daemon.toml"
     if not daemon.exists():
@@ -73,7 +73,7 @@ def composed(policies: Path, cluster: str = "frk") -> Cluster:
     return compose(policy, daemon, budget_s=0.5)
 
 
-def replicator(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def replicator(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the command line as an operator does."""
     command = [sys.executable, "-m", "replicator", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment())

@@ -91,13 +91,13 @@ def make_bucket(port: int, bucket: str) -> None:
 def reset_moto(port: int, bucket: str) -> None:
     """Forget everything a moto server holds, and make the bucket anew."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=60).close()
     make_bucket(port, bucket)
 
 
 def _put(port: int, path: str) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method="PUT", data=b"")
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=60).close()
 
 
 @contextmanager

@@ -20,6 +20,8 @@ COPY_BOTH = b"W\0\0\0\7\0\0\0"
 COPY_OUT = b"H\0\0\0\7\0\0\0"
 READY = b"Z\0\0\0\5I"
 POSTGRES_EPOCH_US = 946_684_800_000_000
+#: How long a client is waited for, in seconds.
+_PATIENCE_S = 60.0
 
 
 def message(kind: bytes, body: bytes) -> bytes:
@@ -170,7 +172,7 @@ class Walsender:
         self._failures: list[BaseException] = []
         self.received: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(20)
+        self._listener.settimeout(_PATIENCE_S)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, name="walsender")
 
@@ -186,7 +188,7 @@ class Walsender:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._thread.join(20)
+        self._thread.join(_PATIENCE_S)
         self._listener.close()
         if problem is None and self._failures:
             raise self._failures[0]
@@ -195,7 +197,7 @@ class Walsender:
         try:
             for script in self._scripts:
                 connection, _ = self._listener.accept()
-                connection.settimeout(20)
+                connection.settimeout(_PATIENCE_S)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with connection:
                     self._play(Session(connection), script)

@@ -56,13 +56,13 @@ def serving(app: Any) -> Iterator[tuple[str, int]]:
         yield host, int(port)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 def ask(place: tuple[str, int], path: str, method: str = "GET", **headers: str) -> tuple[int, Mapping[str, str], bytes]:
     """One request."""
-    with urllib3.PoolManager(retries=False, timeout=5) as pool:
+    with urllib3.PoolManager(retries=False, timeout=60) as pool:
         answer = pool.request(method, f"http://{place[0]}:{place[1]}{path}", headers=headers)
         return answer.status, answer.headers, answer.data
 

@@ -212,7 +212,7 @@ def test_a_signal_ends_it(place: Place, streaming: Shipping, number: signal.Sign
         [*command, str(place.directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     packs = Path(str(place.directory.parent / "local/frk" / str(place.cluster.system_id) / "packs"))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not list(packs.glob("*/begin-*")) and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.3)

@@ -66,8 +66,12 @@ class Running:
             return answer.status, answer.data.decode() if path == "/metrics" else json.loads(answer.data)
 
     def events(self) -> list[dict[str, Any]]:
-        """The log."""
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        """The log. The line that is being written is none yet."""
+        return [json.loads(line) for line in self._log.read_text().rpartition("\n")[0].splitlines()]
+
+    def wait_for_event(self, name: str) -> None:
+        """Until the log says so."""
+        until(lambda: any(line["event"] == name for line in self.events()), 90, self._log.read_text)
 
     def wait_for(self, what: Callable[[dict[str, Any]], bool], seconds: float = 90) -> dict[str, Any]:
         """The status once it says so."""
@@ -118,12 +122,13 @@ def test_from_start_to_an_orderly_end(server: TestCluster, policies: Path) -> No
         assert cluster["snapshots"]["count"] == 1
         assert len(cluster["stores"]["local"]["windows"]) == 1
         assert running.get("/livez") == (200, {"live": True})
-        assert running.get("/readyz") == (200, {"ready": True, "clusters": {"frk": True}})
+        until(lambda: running.get("/readyz") == (200, {"ready": True, "clusters": {"frk": True}}), 60)
         assert 'replicator_up{cluster="frk"} 1.0' in running.get("/metrics")[1]
         shown = json_of("status", "frk", "--policies", policies)
         assert shown["daemon"]["running"] is True
         end = server.write_wal(20_000)
         until(lambda: _received(running) >= Lsn.parse(end), 60)
+        running.wait_for_event("task_ended")  # the snapshot is there a moment before its child has ended
         assert running.end() == 0
         names = [line["event"] for line in running.events()]
         assert names[0] == "daemon_started" or names[1] == "daemon_started"
@@ -154,20 +159,28 @@ def test_directory_and_s3(server: TestCluster, policies: Path, tmp_path: Path) -
         path.write_text(path.read_text() + "\n".join(store) + "\n")
         assert json_of("init", "frk", "--policies", policies)["stores"]["offsite"] == "created"
         with daemon(policies) as running:
-            stores = running.wait_for(lambda found: found["ok"])["clusters"]["frk"]["stores"]
-            assert {name: (found["state"], len(found["windows"])) for name, found in stores.items()} == {
-                "local": ("ok", 1),
-                "offsite": ("ok", 1),
-            }
+            well = {"local": ("ok", 1), "offsite": ("ok", 1)}
+            running.wait_for(lambda found: found["ok"] and _stores(found) == well)
             (tmp_path / "local").rename(tmp_path / "away")
             end = Lsn.parse(server.write_wal(5_000))
-            status = running.wait_for(lambda found: _durable(found, "offsite") >= end and not found["ok"])
-            assert status["clusters"]["frk"]["stores"]["local"]["state"] in ("away", "refused")
+            status = running.wait_for(
+                lambda found: (
+                    _durable(found, "offsite") >= end
+                    and found["clusters"]["frk"]["stores"]["local"]["state"] in ("away", "refused")
+                )
+            )
+            assert not status["ok"]
             assert status["clusters"]["frk"]["stores"]["offsite"]["state"] == "ok"
             assert running.get("/readyz")[0] == 200
             (tmp_path / "away").rename(tmp_path / "local")
-            running.wait_for(lambda found: _durable(found, "local") >= end, 60)
+            running.wait_for(lambda found: _durable(found, "local") >= end)
             assert running.end() == 0
+
+
+def _stores(status: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Each store's state, and how many windows it has."""
+    stores = status["clusters"]["frk"]["stores"]
+    return {name: (found["state"], len(found["windows"] or ())) for name, found in stores.items()}
 
 
 def _durable(status: dict[str, Any], store: str) -> int:
@@ -197,9 +210,10 @@ def test_second_signal_cuts_the_flush(server: TestCluster, policies: Path, tmp_p
         (tmp_path / "local").rename(tmp_path / "away")
         end = server.write_wal(5_000)
         running.wait_for(lambda found: not found["ok"] and _received(running) >= Lsn.parse(end))
-        code, ready = running.get("/readyz")
-        assert (code, ready["ready"]) == (503, False)
+        until(lambda: running.get("/readyz")[0] == 503, 60)
+        assert running.get("/readyz")[1]["ready"] is False
         running.process.send_signal(signal.SIGTERM)
+        running.wait_for_event("daemon_stopping")  # a second one before that would be taken for the first
         time.sleep(1.5)
         assert running.process.poll() is None
         began = time.monotonic()
@@ -225,12 +239,18 @@ def test_cluster_without_a_repository_is_red_alone(server: TestCluster, policies
     (fed / "local").mkdir()
     with daemon(policies) as running:
         status = running.wait_for(
-            lambda found: found["clusters"]["frk"]["ok"] and len(found["clusters"]["fed"]["problems"]) == 2
+            lambda found: (
+                found["clusters"]["frk"]["ok"]
+                and [problem["code"] for problem in found["clusters"]["fed"]["problems"]]
+                == ["not_streaming", "not_found"]
+            )
         )
-        problems = status["clusters"]["fed"]["problems"]
-        assert [problem["code"] for problem in problems] == ["not_streaming", "not_found"]
-        assert problems[1]["hint"] == "Make it with `replicator init fed`."
-        assert running.get("/readyz")[1] == {"ready": False, "clusters": {"fed": False, "frk": True}}
+        assert status["clusters"]["fed"]["problems"][1]["hint"] == "Make it with `replicator init fed`."
+        until(
+            lambda: running.get("/readyz")[1] == {"ready": False, "clusters": {"fed": False, "frk": True}},
+            60,
+            lambda: str(running.get("/readyz")),
+        )
         json_of("init", "fed", "--policies", policies)
         running.wait_for(lambda found: found["clusters"]["fed"]["source"]["state"] == "streaming")
         assert running.end() == 0

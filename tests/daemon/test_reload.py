@@ -156,13 +156,14 @@ def test_a_cluster_that_another_daemon_runs_is_not_taken(tmp_path: Path) -> None
 
 
 class Hanging:
-    """A store that answers nothing until `go` is set."""
+    """A store that answers nothing until `go` is set; `met` is set once somebody asks it."""
 
-    def __init__(self, inner: Any, go: Event) -> None:
-        self._inner, self._go = inner, go
+    def __init__(self, inner: Any, go: Event, met: Event) -> None:
+        self._inner, self._go, self._met = inner, go, met
 
     def __getattr__(self, name: str) -> Any:
-        self._go.wait(60)
+        self._met.set()
+        self._go.wait(120)
         return getattr(self._inner, name)
 
 
@@ -170,14 +171,14 @@ def test_a_cluster_that_did_not_end_begins_anew_later(tmp_path: Path) -> None:
     """While a former thread hangs in a call the cluster is not begun twice, and that is said; the next reload after it
     has ended begins it anew, and no problem stays.
     """
-    clock, go, stop = SystemClock(), Event(), Event()
+    clock, go, met, stop = SystemClock(), Event(), Event(), Event()
     policies = write_policies(tmp_path, NOWHERE)
     settings, found = load_policies(policies)
     changed = {"frk": found["frk"].model_copy(update={"compression": "zstd:9"})}
     files = [Files(settings, changed), Files(settings, changed)]
 
     def build(policy: Policy, settings: DaemonPolicy) -> Cluster:
-        return compose(policy, settings, wrap_store=lambda store: Hanging(store, go))
+        return compose(policy, settings, wrap_store=lambda store: Hanging(store, go, met))
 
     fleet = Fleet(Supervisor(clock, on_bug=lambda: None), Scheduler(), lambda _: [], clock)
     node = fleet.add(build(found["frk"], settings))
@@ -188,6 +189,7 @@ def test_a_cluster_that_did_not_end_begins_anew_later(tmp_path: Path) -> None:
     thread = Thread(target=reloader.run, args=(stop,))
     thread.start()
     try:
+        assert met.wait(60)
         reloader.ask()
         wait(lambda: reloader.problems("frk"))
         assert fleet.node("frk") is node
@@ -200,7 +202,7 @@ def test_a_cluster_that_did_not_end_begins_anew_later(tmp_path: Path) -> None:
         thread.join(60)
         for running in fleet.nodes:
             running.interrupt()
-            running.join(Deadline(clock, 10))
+            running.join(Deadline(clock, 60))
             running.unlock()
 
 
@@ -208,13 +210,19 @@ def test_a_refused_reload_leaves_nothing_behind(tmp_path: Path) -> None:
     """However often it is refused: no group of workers stays for a cluster that never began."""
     clock = SystemClock()
     settings, found = load_policies(write_policies(tmp_path, NOWHERE))
+    before = groups("frk")  # of other tests
     supervisor = Supervisor(clock, on_bug=lambda: None)
     fleet = Fleet(supervisor, Scheduler(), lambda _: [], clock)
     for _ in range(3):
         fleet.add(build(found["frk"], settings))
         fleet.drop("frk")
+    assert [made for made in groups("frk") if not any(made is old for old in before)] == []
+
+
+def groups(name: str) -> list[Group]:
+    """All groups of workers of that name that somebody still holds."""
     gc.collect()
-    assert not [made for made in gc.get_objects() if isinstance(made, Group) and made.name == "frk"]
+    return [made for made in gc.get_objects() if isinstance(made, Group) and made.name == name]
 
 
 def test_a_credential_that_is_not_ours_to_look_at(tmp_path: Path) -> None:
@@ -256,8 +264,8 @@ class Running:
             return answer.status, json.loads(answer.data)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's lines of that name."""
-        lines = (self.policies.parent / "daemon.log").read_text().splitlines()
+        """The log's lines of that name. The line that is being written is none yet."""
+        lines = (self.policies.parent / "daemon.log").read_text().rpartition("\n")[0].splitlines()
         return [line for line in map(json.loads, lines) if line["event"] == name]
 
     def reload(self, event: str = "policies_reloaded") -> dict[str, Any]:
@@ -268,8 +276,9 @@ class Running:
         return self.events(event)[-1]
 
     def clusters(self) -> dict[str, Any]:
-        """Every cluster's status."""
-        return dict((self.get("/status")[1] or {}).get("clusters", {}))
+        """Every cluster's status, once the daemon answers."""
+        wait(lambda: self.get("/livez")[0] == 200, told=(self.policies.parent / "daemon.log").read_text)
+        return dict(self.get("/status")[1]["clusters"])
 
     def streaming(self, *names: str) -> bool:
         """Whether exactly these clusters are there and stream."""
@@ -342,6 +351,7 @@ def test_clusters_come_change_and_go(server: TestCluster, policies: Path, tmp_pa
         assert [line["cluster"] for line in running.events("schedule_set")] == ["fed"]
         assert running.clusters()["fed"]["snapshots"]["next"] is not None
         end = server.write_wal(1000)
+        wait(lambda: number(running.clusters()["fed"]["stream"]["received_lsn"]) >= number(end))
         fed.unlink()
         assert running.reload()["removed"] == ["fed"]
         wait(lambda: running.streaming("frk") and running.events("cluster_ended"))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.daemon.scheduler import PolicyTrigger, Scheduler, missed
@@ -35,6 +35,7 @@ def test_trigger_counts_sunday_as_zero(text: str, after: datetime, expected: dat
     assert trigger.get_next_fire_time(after, after) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(0, 59), st.integers(0, 23), st.integers(0, 7), st.integers(0, 10**8))
 def test_trigger_always_goes_on(minute: int, hour: int, weekday: int, seconds: int) -> None:
     """Each fire time lies after the one before, on the day and time that the schedule says."""

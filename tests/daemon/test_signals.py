@@ -19,14 +19,14 @@ def test_signals_are_counted_and_wake() -> None:
         began = time.monotonic()
         timer = Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
-        while not signals.asked and time.monotonic() - began < 10:
-            signals.wait(10)
+        while not signals.asked and time.monotonic() - began < 60:
+            signals.wait(60)
         timer.join()
         assert (signals.asked, signals.last) == (1, "SIGTERM")
         os.kill(os.getpid(), signal.SIGINT)
-        signals.wait(1)
+        signals.wait(60)
         assert (signals.asked, signals.last) == (2, "SIGINT")
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 50
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -45,8 +45,8 @@ def test_another_thread_wakes() -> None:
         for _ in range(100_000):
             signals.wake()
         began = time.monotonic()
-        signals.wait(10)
-        assert time.monotonic() - began < 5
+        signals.wait(60)
+        assert time.monotonic() - began < 50
 
 
 def test_notify(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_store_that_lacks_it_is_no_failure(tmp_path: Path) -> None:
     ("end", "code"),
     [
         (TaskEnd("snapshot", -9, 1.0), "task_failed"),
+        (TaskEnd("snapshot", 0, 1.0, result={"findings": [{"code": "snapshot_from_primary", "text": "t"}]}), "remark"),
         (TaskEnd("snapshot", 4, 1.0, result={"findings": [{"code": "page_checksum", "text": "t"}]}), "page_checksum"),
         (TaskEnd("snapshot", 6, 1.0, error={"type": "StoreDenied", "message": "m"}), "store_denied"),
     ],
@@ -233,7 +234,7 @@ def test_a_snapshot_cut_short_is_still_owed(tmp_path: Path) -> None:
     world.turn(lambda: world.taken == 1, 5)
     assert world.keeper.owed() is None
     line = json.dumps({"event": "progress", "facts": {"stop_lsn": "0/3000000"}})
-    world.keeper.command = [sys.executable, "-c", f"import time; print({line!r}, flush=True); time.sleep(60)"]
+    world.keeper.command = [sys.executable, "-c", f"import time; print({line!r}, flush=True); time.sleep(300)"]
     world.cuts = Stopping(stop)
     world.keeper.request("schedule")
     world.keeper.run(stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -81,23 +82,27 @@ def test_failure_keeps_the_child_s_own_words() -> None:
 def test_child_that_ignores_sigterm_is_killed() -> None:
     """After the grace a child is killed; the task ends with it."""
     program = """
-        import signal, time
+        import json, signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        print("{}", flush=True)
-        time.sleep(60)
+        print(json.dumps({"event": "progress", "facts": {"ignores": "it"}}), flush=True)
+        time.sleep(300)
     """
     stop = Event()
     pids: list[int] = []
-    running = task(program, grace_s=0.5)
+    facts: list[dict[str, Any]] = []
+    running = task(program, facts, grace_s=0.5)
     running.started = pids.append
     ends: list[TaskEnd] = []
     thread = Thread(target=lambda: ends.append(running.run(stop)))
     thread.start()
-    time.sleep(0.7)
+    deadline = time.monotonic() + 60
+    while not facts and time.monotonic() < deadline:
+        time.sleep(0.02)
     stop.set()
     thread.join(60)
+    assert facts
     assert ends[0].stopped
-    assert ends[0].exit_code < 0
+    assert ends[0].exit_code == -signal.SIGKILL
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

@@ -21,6 +21,7 @@ from replicator.doctor.settings import stands_in
 from replicator.doctor.subject import Patient
 from replicator.policy import ReplicaPolicy, VerifyPolicy
 from replicator.postgres.binaries import find_binaries
+from replicator.postgres.following import Server
 from tests.clock import FakeClock
 from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster
 from tests.composed import composed, json_of, replicator, write_policies
@@ -84,6 +85,15 @@ def test_a_data_directory_that_is_not_the_server_s(subject: Patient, tmp_path: P
     source = subject.policy.source.model_copy(update={"data_directory": tmp_path})
     report = examine(replace(subject, policy=subject.policy.model_copy(update={"source": source})))
     assert (wrong(report), report.exit_code) == (["not_beside"], 9)
+
+
+def test_a_replica_that_does_not_follow(subject: Patient) -> None:
+    """Snapshots would come from the primary: a finding (5) that says why."""
+    replica = ReplicaPolicy(name="r1", data_directory=Path("/r1"), follow="primary")
+    snapshot = subject.policy.snapshot.model_copy(update={"read_from": "r1"})
+    policy = subject.policy.model_copy(update={"snapshot": snapshot, "replicas": (replica,)})
+    report = examine(replace(subject, policy=policy, replica=Server(subject.replication, subject.sql)))
+    assert (wrong(report), report.exit_code) == (["not_following"], 5)
 
 
 def test_json_and_text(policies: Path) -> None:

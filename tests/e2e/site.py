@@ -112,14 +112,14 @@ directory = "{self.base}/state"
         other.write_policy()
         return other
 
-    def run(self, *arguments: str, code: int | None = 0, timeout: float = 120) -> Any:
+    def run(self, *arguments: str, code: int | None = 0, timeout: float = 200) -> Any:
         """Run a verb with --json; its value. Fails unless it ends with `code` (None: any)."""
         done = self.command(*arguments, "--json", timeout=timeout)
         assert code is None or done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr, done.stderr
         return json.loads(done.stdout)
 
-    def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         """Run a verb as it is typed."""
         line = [*COMMAND, *arguments, "--policies", str(self.policies)]
         return subprocess.run(
@@ -176,6 +176,11 @@ directory = "{self.base}/state"
                 raise AssertionError(f"waited {seconds} s in vain: {self.log()}")
             time.sleep(pause)
             pause = min(1.3 * pause, 0.3)  # most questions make the daemon list its stores
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The daemon's log, of all its lives. The line that is being written is none yet."""
+        written = (self.base / "daemon.log").read_text().rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in written if line.startswith("{")]
 
     def log(self) -> str:
         """The end of the daemon's log."""

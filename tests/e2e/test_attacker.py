@@ -96,19 +96,24 @@ def test_a_name_taken_in_advance_is_not_ours(site: Site) -> None:
         site.cluster.write_wal(3000)
         site.cluster.switch_wal()
     site.shipped(site.cluster.write_wal(1), ("local",))
-    taken = [path for path in (home(site, "local") / "wal").rglob("*-*") if path.is_file()]
-    fresh = [path for path in taken if not (away / path.relative_to(site.base / "local")).exists()]
-    assert fresh
+    site.wait(lambda: bool(lacking(site, away)))  # a segment may be sealed later than its pieces are shipped
+    fresh = lacking(site, away)
     for path in fresh:
         put(away / path.relative_to(site.base / "local"))
     away.rename(site.base / "offsite")
     site.wait(lambda: any("offsite" in problem["text"] for problem in site.status()["problems"]))
     site.wait(lambda: site.status()["stores"]["offsite"]["state"] not in ("away", "ok"))
     held = site.status()["stores"]["offsite"]
-    assert number(held["durable_lsn"]) < Segment.parse(fresh[-1].name[:24], SIZE).end
+    assert number(held["durable_lsn"]) < min(Segment.parse(path.name[:24], SIZE).end for path in fresh)
     restored = site.restore("--latest", "--store", "local")
     assert count(restored["port"]) == 100 + 9001
     site.stop_restored()
+
+
+def lacking(site: Site, away: Path) -> list[Path]:
+    """The first store's segments that the other, which is at `away`, has not got."""
+    segments = [path for path in (home(site, "local") / "wal").rglob("*-*") if path.is_file()]
+    return [path for path in segments if not (away / path.relative_to(site.base / "local")).exists()]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def receivewal(cluster: TestCluster, directory: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def dump(cluster: TestCluster, port: int) -> str:
@@ -55,6 +55,7 @@ def fill(cluster: TestCluster) -> None:
     )
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("megabytes", [1, 16])
 def test_postgres_is_the_judge(megabytes: int) -> None:
     """The tree verifies, the dumps are equal, the WAL is the same byte for byte; with both segment sizes."""

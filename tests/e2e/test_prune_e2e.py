@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -33,8 +32,7 @@ def age_notes(base: Path, hours: float) -> None:
 
 def pruned(site: Site) -> bool:
     """Whether the daemon's prune has ended, well."""
-    lines = [json.loads(line) for line in (site.base / "daemon.log").read_text().splitlines()]
-    return any(line["event"] == "task_ended" and line["kind"] == "prune" for line in lines)
+    return any(line["event"] == "task_ended" and line["kind"] == "prune" for line in site.lines())
 
 
 def rows(port: int) -> int:

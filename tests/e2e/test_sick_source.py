@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ from tests.e2e.site import Site, site_of
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not have_binaries(), reason="no PostgreSQL binaries")]
 _OWNER = ["--owner", OWNER] if OWNER else []
+#: Never due while this runs: only the first snapshot, which is taken at once.
+_SCHEDULE = '[snapshot]\nschedule = "0 2 29 2 *"\n'
 TORN, LOST, WELL = "robek", "hilang", "utuh"
 
 
@@ -35,13 +39,16 @@ def sicken(cluster: TestCluster) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def ill() -> Iterator[tuple[Site, dict[str, str], dict[str, Any]]]:
-    """A sick source with a running daemon; the paths of its tables, and what `snapshot take` said."""
+    """A sick source with a daemon that took the first snapshot of its schedule; the paths of its tables, and what
+    `snapshot take` said.
+    """
     with cluster_base() as base, make_cluster(base, wal_segsize_mb=1) as cluster, site_of(base, cluster) as site:
         paths = sicken(cluster)
         text = (site.policies / "frk.toml").read_text()
-        (site.policies / "frk.toml").write_text(f'{text}\n[verify]\nscratch = "{site.base}/scratch"\n')
+        (site.policies / "frk.toml").write_text(f'{text}{_SCHEDULE}\n[verify]\nscratch = "{site.base}/scratch"\n')
         site.run("init", "frk", "--sheet", str(site.base / "sheet"))
         site.start_daemon()
+        site.wait(lambda: "page_checksum" in {found["code"] for found in site.status()["problems"]}, 120)
         taken = site.run("snapshot", "take", "frk", code=4)
         site.shipped(cluster.write_wal(10))
         yield site, paths, taken
@@ -62,7 +69,26 @@ def test_a_snapshot_names_the_torn_page(ill: tuple[Site, dict[str, str], dict[st
     site, paths, taken = ill
     assert taken["damaged"]
     assert any(paths[TORN] in finding["text"] for finding in taken["findings"])
-    assert [row["damaged"] for row in site.run("snapshot", "list", "frk")] == [True]
+    assert [row["damaged"] for row in site.run("snapshot", "list", "frk")] == [True, True]
+
+
+def test_the_schedule_reports_the_torn_page(ill: tuple[Site, dict[str, str], dict[str, Any]]) -> None:
+    """The scheduled snapshot's page is a problem of status that names file and block, and metrics are not well."""
+    site, paths, _ = ill
+    (problem,) = (found for found in site.status()["problems"] if found["code"] == "page_checksum")
+    assert re.search(rf"{re.escape(paths[TORN])}\b.*\bblock 1\b", problem["text"])
+    assert "damaged" in problem["hint"]
+
+    def metrics() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    assert metrics()["replicator_problems"] >= 1
+    assert metrics()["replicator_ok"] == 0
+    done = site.command("status", "frk")
+    assert done.returncode == 4
+    assert paths[TORN] in done.stdout + done.stderr
 
 
 def test_a_drill_names_everything(ill: tuple[Site, dict[str, str], dict[str, Any]]) -> None:

@@ -35,9 +35,9 @@ MB = 2**20
 DISK = 192 * MB
 BUDGET_S, REQUEST_S = 3.0, 1.0
 #: A request's budget is spent, its last try has timed out, the next look is over; and this host is slow.
-NAMED_S = BUDGET_S + 2 * REQUEST_S + 4.0
-#: The other store's piece is due after 1 s; what is more is this host's slowness.
-UNDISTURBED_S = 5.0
+NAMED_S = BUDGET_S + 2 * REQUEST_S + 12.0
+#: The other store's piece is due after 1 s; what is more is this host's slowness. Less than a fault may hold.
+UNDISTURBED_S = 12.0
 MEMORY = 200 * MB
 
 
@@ -90,7 +90,7 @@ class Fire:
         assert self.site.daemon is not None
         self.peak = max(self.peak, psutil.Process(self.site.daemon.pid).memory_info().rss)
         status = self.site.status()
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.site.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.site.port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         metrics = {}
         for line in text.splitlines():
@@ -336,21 +336,30 @@ def suffer(fire: Fire, fault: Fault, store: str, other: str, *, probed: bool = F
     try:
         seen = fire.burn(store, other, lambda seen: named(fault, seen[-1]), NAMED_S)
         asked, since = fire.proxy.requests, time.monotonic()
-        held = fire.burn(store, other, lambda seen: seen[-1].at - since >= fault.hold_s, NAMED_S)
-        if probed:
+        held = fire.burn(
+            store,
+            other,
+            lambda seen: seen[-1].at - since >= fault.hold_s and (not fault.hold_s or ahead(seen[-1], before)),
+            NAMED_S,
+        )
+        if probed:  # status and metrics are asked one after the other: a try may lie between
             held += fire.burn(store, other, lambda seen: seen[-1].store["breaker"] == "open", NAMED_S)
-            assert max(one.metrics["breaker_open"] for one in held) == 1
+            held += fire.burn(store, other, lambda seen: seen[-1].metrics["breaker_open"] == 1, NAMED_S)
             took = time.monotonic() - since
             assert fire.proxy.requests - asked <= 10 + 5 * took, "it is not left alone"
         if fault.hold_s:
             assert all(one.store["state"] == fault.state and one.problems for one in held), "named, and unnamed again"
-            assert number(held[-1].other["durable_lsn"]) > number(before.other["durable_lsn"]), f"{other} stands still"
         assert number(held[-1].store["durable_lsn"]) < number(fire.site.cluster.lsn())
     finally:
         fault.end(fire)
     fire.well(store, other)
     assert fire.peak < MEMORY, f"{fire.peak >> 20} MB"
     return [before, *seen, *held]
+
+
+def ahead(now: Seen, before: Seen) -> bool:
+    """Whether the other store has got more since."""
+    return number(now.other["durable_lsn"]) > number(before.other["durable_lsn"])
 
 
 def retries(seen: list[Seen]) -> float:
@@ -387,8 +396,10 @@ def test_an_s3_at_ten_kilobytes_per_second(fire: Fire) -> None:
     fire.proxy.crawl(10_000)
     try:
         seen = fire.burn("offsite", "local", lambda seen: (seen[-1].store["lag_s"] or 0) > 5, 60)
-        assert seen[-1].metrics["stream_lag_seconds"] > 5
-        assert seen[-1].metrics["stream_lag_bytes"] > 0
+        metrics = ("stream_lag_seconds", 5), ("stream_lag_bytes", 0)
+        seen += fire.burn(
+            "offsite", "local", lambda seen: all(seen[-1].metrics[name] > least for name, least in metrics), 60
+        )
         assert len({one.other["durable_lsn"] for one in seen}) >= 3
     finally:
         fire.proxy.resume()

@@ -51,7 +51,7 @@ def _well(site: Site) -> None:
     assert site.run("record", "show", "frk", records[0]["id"])["kind"] == "coverage"
     assert site.run("record", "show", "frk", "2001", code=3)["error"]["type"] == "NotFound"
     site.wait(lambda: site.status()["proofs"].get("objects", {}).get("ok", False))
-    with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/metrics", timeout=60) as answer:
         assert 'replicator_proof_age_seconds{cluster="frk",kind="objects"}' in answer.read().decode()
     quiet = site.command("verify", "frk", "--objects", "--coverage", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")

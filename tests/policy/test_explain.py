@@ -41,7 +41,7 @@ def told(text: str) -> str:
         ('[verify]\nschedule = "0 4 * * 0"', "Every store is verified at '0 4 * * 0' (cron, UTC)"),
         (
             '[[replica]]\nname = "r"\ndata_directory = "/r"\nfollow = "primary"\n[snapshot]\nread_from = "r"',
-            "Not run by this version: reading snapshots from r",
+            "from replica r instead, over the network, where that follows the primary and is at most 16MB behind",
         ),
         ('[[replica]]\nname = "r"\ndata_directory = "/r"\nfollow = "primary"', "Replica r is a standby on this host"),
         ('[[store]]\nname = "b"\nurl = "s3://bkt/p"\nobject_lock = "2d"', "locked there for 2d"),

@@ -163,6 +163,11 @@ def test_absent_zero_and_off_are_three_values(minimal: str) -> None:
         ("[snapshot]\nworkers = 0", "snapshot.workers", "is not from 1 to 64"),
         ('[snapshot]\nschedule = "daily"', "snapshot.schedule", "has 1 fields, not 5"),
         ('[snapshot]\nread_from = "nobody"', "snapshot.read_from", "nor the name of a replica"),
+        (
+            '[snapshot]\nread_from = "a"\n[[replica]]\nname = "a"\ndata_directory = "/a"\nkind = "logical"',
+            "snapshot.read_from",
+            "is a logical replica",
+        ),
         ('[relay]\nlisten = "6432"', "relay.listen", "is not an address to listen on"),
         ('[[verify.probe]]\ndatabase = "frk"', "verify.probe[1].sql", "is missing"),
         ('[[verify.probe]]\ndatabase = "a"\nsql = "b"\nequals = 1\nat_least = 1', "verify.probe[1]", "Keep one"),

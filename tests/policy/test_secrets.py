@@ -67,7 +67,7 @@ def test_command_ends_at_its_deadline_with_all_it_started() -> None:
     began = time.monotonic()
     with pytest.raises(HostLacks, match="took more than"):
         resolve_secret(script(code), what=WHAT, deadline_s=0.5)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def connect_to(cluster: TestCluster, *, replication: str = "true", any_server: b
     """A replication connection as the product makes it."""
     conninfo = cluster.conninfo(REPLICATION_USER) + (" target_session_attrs=any" if any_server else "")
     return ReplicationConnection.connect(
-        conninfo, PASSWORD.encode(), application_name="tests", connect_timeout=10, replication=replication
+        conninfo, PASSWORD.encode(), application_name="tests", connect_timeout=60, replication=replication
     )
 
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_asked(source: TestCluster, connect: Connect) -> None:
     source.sql("CREATE ROLE biasa LOGIN")
     conninfo = source.conninfo("biasa") + " "
     with pytest.raises(SourceRefused):
-        ReplicationConnection.connect(conninfo, b"x", application_name="t", connect_timeout=5)
+        ReplicationConnection.connect(conninfo, b"x", application_name="t", connect_timeout=60)
 
 
 TAR = (
@@ -175,8 +175,8 @@ END = ws.rows(POSITION, ["0/2000100", "1"]) + ws.complete("SELECT")
 
 def scripted(server: Walsender) -> BaseBackup:
     """A backup from a scripted server."""
-    connection = ReplicationConnection.connect(server.conninfo, None, application_name="t", connect_timeout=5)
-    return base_backup(connection, label="x", silence=5)
+    connection = ReplicationConnection.connect(server.conninfo, None, application_name="t", connect_timeout=60)
+    return base_backup(connection, label="x", silence=60)
 
 
 @pytest.mark.parametrize("pieces", [1, 50])

@@ -30,7 +30,7 @@ Connect = Callable[..., ReplicationConnection]
 MIB = 2**20
 
 
-def receive(stream: WalStream, start: Lsn, until: Lsn, *, seconds: float = 30) -> bytearray | TimelineEnded:
+def receive(stream: WalStream, start: Lsn, until: Lsn, *, seconds: float = 120) -> bytearray | TimelineEnded:
     """WAL from `start` until `until`, in order and without a hole; or the timeline's end."""
     got = bytearray()
     deadline = time.monotonic() + seconds
@@ -114,7 +114,7 @@ def test_wal_is_byte_for_byte_the_servers(primary: TestCluster, connect: Connect
             assert mine == (primary.directory / "pg_wal" / segment.name).read_bytes()
             check_segment(bytes(mine), segment, primary.system_id)
         stream.send_status(end, end, end)
-        stream.finish()
+        stream.finish(60)
         assert not connection.closed
         state = connection.read_slot("aliran")
         assert state is not None
@@ -132,7 +132,7 @@ def test_a_busy_slot_and_a_missing_slot(primary: TestCluster, connect: Connect) 
         WalStream(second, slot="sibuk", timeline=1, start=start)
     with pytest.raises(SourceRefused):
         WalStream(second, slot="tidak_ada", timeline=1, start=start)
-    stream.finish()
+    stream.finish(60)
     first.drop_slot("sibuk")
 
 
@@ -151,7 +151,7 @@ def test_removed_wal_is_the_only_gap(primary: TestCluster, connect: Connect) -> 
     with connect(primary) as connection:
         ahead = WalStream(connection, slot=None, timeline=1, start=connection.identify().lsn + 2**30)
         with pytest.raises(SourceUnavailable) as caught:
-            ahead.read(5)
+            ahead.read(60)
         assert not isinstance(caught.value, WalRemoved)
 
 
@@ -179,18 +179,18 @@ def test_a_timeline_switch_is_followed(base: Path, connect: Connect) -> None:
             assert isinstance(receive(second, again, end), bytearray)
             second.finish()
             at_end = WalStream(connection, slot=None, timeline=1, start=ended.switchpoint)
-            assert at_end.read(1) == ended
+            assert at_end.read(60) == ended
 
 
 def test_status_without_reading_keeps_the_connection(base: Path, connect: Connect) -> None:
     """Back pressure: nothing is read for longer than wal_sender_timeout, status goes on, then all WAL comes."""
-    with make_cluster(base, conf={"wal_sender_timeout": "1s"}) as primary:
+    with make_cluster(base, conf={"wal_sender_timeout": "3s"}) as primary:
         connection = connect(primary)
         start = connection.identify().lsn.floor(connection.wal_segment_size)
         end = Lsn.parse(primary.write_wal(200_000))
         assert end - start > 16 * MIB
         stream = WalStream(connection, slot=None, timeline=1, start=start)
-        for _ in range(8):
+        for _ in range(13):
             time.sleep(0.3)
             stream.send_status(start, start, start)
         assert isinstance(receive(stream, start, end), bytearray)
@@ -202,8 +202,8 @@ def test_finish_in_the_middle_of_much_wal(primary: TestCluster, connect: Connect
         start = connection.identify().lsn.floor(MIB)
         end = Lsn.parse(primary.write_wal(40_000))
         stream = WalStream(connection, slot=None, timeline=1, start=start)
-        stream.read(5, most=1)
-        stream.finish()
+        stream.read(60, most=1)
+        stream.finish(60)
         assert not connection.closed
         assert isinstance(receive(WalStream(connection, slot=None, timeline=1, start=start), start, end), bytearray)
 
@@ -217,7 +217,7 @@ def test_a_killed_server_is_unavailable(base: Path, connect: Connect) -> None:
         primary.crash()
         began = time.monotonic()
         assert ends_with_the_source_unavailable(stream, start)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25
         with pytest.raises(SourceUnavailable):
             connection.identify()
         connection.close()
@@ -250,7 +250,7 @@ def test_a_primary_that_stops_waits_for_us_only_as_long_as_we_answer(base: Path,
         stream = WalStream(connection, slot=None, timeline=1, start=start)
         primary.stop_soon()
         assert ends_with_the_source_unavailable(stream, start)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while primary.running and time.monotonic() < until:
             time.sleep(0.05)
         assert not primary.running
@@ -260,7 +260,7 @@ def test_wrong_password_no_privilege_no_server(primary: TestCluster) -> None:
     """What an operator gets wrong: refused with a hint; an absent server is unavailable."""
 
     def attempt(conninfo: str, password: bytes | None) -> None:
-        ReplicationConnection.connect(conninfo, password, application_name="t", connect_timeout=5).close()
+        ReplicationConnection.connect(conninfo, password, application_name="t", connect_timeout=60).close()
 
     with pytest.raises(SourceRefused) as caught:
         attempt(primary.conninfo(REPLICATION_USER), b"salah")
@@ -284,7 +284,7 @@ def test_a_plain_server_needs_nothing_special(base: Path) -> None:
         pytest.skip("pytest-postgresql supports 14 and later")
     with plain_server(base) as server:
         conninfo = f"host={server.host} port={server.port} user={server.user}"
-        with ReplicationConnection.connect(conninfo, None, application_name="t", connect_timeout=5) as connection:
+        with ReplicationConnection.connect(conninfo, None, application_name="t", connect_timeout=60) as connection:
             start = connection.identify().lsn.floor(connection.wal_segment_size)
             stream = WalStream(connection, slot=None, timeline=1, start=start)
             assert isinstance(receive(stream, start, start + 1000), bytearray)

@@ -53,7 +53,7 @@ def test_lines(line: str, found: object) -> None:
 def wal(base: Path) -> Iterator[tuple[TestCluster, Path, dict[str, Lsn]]]:
     """A stopped cluster's segments, with LSNs around what happened."""
     with make_cluster(
-        base, wal_segsize_mb=1, conf={"max_prepared_transactions": "5", "wal_keep_size": "64MB"}
+        base, wal_segsize_mb=1, conf={"max_prepared_transactions": "5", "wal_keep_size": "64MB", "autovacuum": "off"}
     ) as cluster:
         marks = {"start": Lsn.parse(cluster.lsn())}
         cluster.sql("CREATE TABLE dosen (nama text)")

@@ -73,7 +73,7 @@ def test_settings_are_at_least_the_primarys() -> None:
     assert values["max_connections"] == "300"
     assert values["primary_conninfo"] == "'host=a'"
     assert (values["archive_mode"], values["recovery_target_time"], values["ssl"]) == ("off", "''", "'off'")
-    assert values["archive_library"] == "''"
+    assert (values["archive_library"], values["allow_in_place_tablespaces"]) == ("''", "on")
 
 
 @pytest.mark.parametrize(

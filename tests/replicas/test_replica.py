@@ -74,7 +74,7 @@ def value(port: int, sql: str) -> Any:
     return row[0] if row is not None else None
 
 
-def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for something."""
     end = time.monotonic() + seconds
     while not true():
@@ -101,7 +101,7 @@ def test_a_replica_from_end_to_end(site: Site) -> None:
         )
         port = made["port"]
         assert value(port, "SELECT pg_is_in_recovery()") is True
-        assert value(port, "SELECT count(*) FROM kegiatan") == value(primary.port, "SELECT count(*) FROM kegiatan")
+        eventually(lambda: bool(value(port, "SELECT count(*) = 25000 FROM kegiatan")))
         primary.write_wal(10)
         eventually(lambda: bool(value(port, "SELECT count(*) = 25010 FROM kegiatan")))
         assert value(primary.port, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{SLOT}'") is True
@@ -118,6 +118,7 @@ def test_a_replica_from_end_to_end(site: Site) -> None:
         again = create(site, code=8)["error"]
         assert again["type"] == "AlreadyExists"
         _check_second_source(site, made)
+        _check_snapshot(site, data)
     finally:
         removed = site.run("replica", "remove", "frk", "frk-replica-1", "--yes")
     assert removed["removed"] is True
@@ -162,6 +163,25 @@ def _check_second_source(site: Site, made: dict[str, Any]) -> None:
     finally:
         primary.start()
     eventually(lambda: bool(value(made["port"], "SELECT count(*) = 35020 FROM kegiatan")))
+
+
+def _check_snapshot(site: Site, data: Path) -> None:
+    """A policy may have snapshots read from it: what is restored of them is a cluster of its own."""
+    path = site.policies / "frk.toml"
+    text = path.read_text()
+    path.write_text(f'{text}\n[snapshot]\nread_from = "{data.name}"\n')
+    try:
+        site.cluster.sql("CHECKPOINT")
+        taken = site.run("snapshot", "take", "frk")
+        assert taken["findings"] == []
+    finally:
+        path.write_text(text)
+    into = site.base / "dari-replika"
+    site.run("restore", "frk", "--into", str(into), "--snapshot", taken["label"], "--to-lsn", taken["stop_lsn"])
+    conf = (into / "postgresql.auto.conf").read_text()
+    assert "BACKUP FROM: standby" in (into / "backup_label").read_text()
+    assert not (into / "standby.signal").exists()
+    assert "replica: begin" not in conf
 
 
 def test_what_is_refused_before_anything_is_made(site: Site) -> None:

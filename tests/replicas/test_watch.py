@@ -39,12 +39,13 @@ def replica(name: str, port: int) -> ReplicaPolicy:
 
 
 def connect_by(replicas: list[ReplicaPolicy], password: str = PASSWORD) -> Callable[[str], SqlConnection]:
-    """As compose connects, by name."""
+    """As compose connects, by name; nobody waits long for "deaf"."""
     ports = {one.name: one.port for one in replicas}
 
     def connect(name: str) -> SqlConnection:
         conninfo = beside(f"host=x user={REPLICATION_USER} dbname=postgres", "127.0.0.1", ports[name])
-        return SqlConnection(conninfo, password.encode(), connect_timeout=3.0, statement_timeout=3.0)
+        patience = 3.0 if name == "deaf" else 60.0
+        return SqlConnection(conninfo, password.encode(), connect_timeout=patience, statement_timeout=patience)
 
     return connect
 
@@ -68,6 +69,9 @@ def test_a_standby_says_how_it_is(pair: tuple[TestCluster, TestCluster]) -> None
     assert judge("frk", other, ask(other, connect_by([other])), end).state == PROMOTED
     with connect_by([other])("p") as sql:
         known = facts_of_slot(sql, "siaga")
+        while known is not None and not known.streaming and time.monotonic() < deadline:
+            time.sleep(0.05)  # who has sent all says so a moment later
+            known = facts_of_slot(sql, "siaga")
         assert known is not None
         assert (known.in_recovery, known.streaming) == (True, True)
         assert facts_of_slot(sql, "lain") is None

@@ -8,12 +8,12 @@ import pytest
 
 from replicator.errors import ObjectAbsent, StoreDenied
 from replicator.repository.layout import KEYS, ROOT, WRITERS, PackId, pack_name
-from replicator.repository.locks import extend_locks
+from replicator.repository.locks import extend_documents, extend_packs
 from replicator.repository.repository import Repository
 from replicator.store import Prefixed, Store
 from tests.repositories import make_repository
 
-LABEL, OLD = "20261122T120000Z", "20261121T120000Z"
+OLD = "20261121T120000Z"
 
 
 class Locked(Prefixed):
@@ -45,18 +45,16 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def extend(repository: Repository, store: Store) -> int:
-    """For a snapshot with a pack of its own and one of an earlier one."""
-    packs = [PackId(OLD, 1, 0), PackId(LABEL, 2, 0)]
-    return extend_locks(store, repository.keyring, 7, packs, new=(LABEL, 2))
+    """Of the documents and a pack."""
+    return extend_packs(store, 7, [PackId(OLD, 1, 0)]) + extend_documents(store, repository.keyring, 7)
 
 
-def test_older_packs_and_documents(repository: Repository) -> None:
-    """The earlier pack and every document; not what the snapshot put itself. Nothing where there is no lock."""
+def test_packs_and_documents(repository: Repository) -> None:
+    """The pack that was named and every document, each once. Nothing where there is no lock."""
     store = Locked(repository.store("local"))
     count = extend(repository, store)
     assert count == len(store.extended) == len(set(store.extended))
     assert pack_name(7, PackId(OLD, 1, 0)) in store.extended
-    assert pack_name(7, PackId(LABEL, 2, 0)) not in store.extended
     assert {ROOT} | {info.name for info in store.list(KEYS)} | {info.name for info in store.list(WRITERS)} < set(
         store.extended
     )

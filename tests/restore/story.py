@@ -125,13 +125,13 @@ def snapshot_of(story: Story, cluster: TestCluster, running: RunningStream) -> N
     job = TakeJob(
         repository=story.repository, connect=lambda: _connect(cluster),
         sql=lambda: SqlConnection(cluster.conninfo(), None), slot=SLOT, state_directory=story.base / "state",
-        wal_deadline_s=20.0,
+        wal_deadline_s=60.0,
     )  # fmt: skip
     story.labels.append(take(job, silent, Event()).row.snapshot.label)
 
 
 def _connect(cluster: TestCluster) -> ReplicationConnection:
-    return ReplicationConnection.connect(cluster.conninfo(), None, application_name="take", connect_timeout=10)
+    return ReplicationConnection.connect(cluster.conninfo(), None, application_name="take", connect_timeout=60)
 
 
 def _first_timeline(story: Story, writer: Writer, running: RunningStream) -> None:

@@ -26,7 +26,7 @@ from replicator.restore import PlanRequest, RestoreJob
 from replicator.restore.access import StoreAccess
 from replicator.restore.durable import on_one_file_system
 from replicator.restore.fill import owned, prepared
-from replicator.restore.host import check_room
+from replicator.restore.host import check_room, disk_of
 from replicator.restore.present import Present, examine, take_over
 from replicator.restore.running import check_not_running
 from replicator.restore.tree import Tree
@@ -115,7 +115,7 @@ def test_a_server_in_a_container_is_seen_by_where_it_works(whole: Path, tmp_path
     if pid:
         (whole / "postmaster.pid").write_text(pid)
     with working(program, whole), pytest.raises(Conflict):
-        examine(whole, {})
+        check_not_running(whole, ending_s=0.2)
     (whole / "postmaster.pid").unlink(missing_ok=True)
     check_not_running(whole)
 
@@ -150,16 +150,22 @@ def test_what_has_another_name_leaves_no_room(whole: Path, tmp_path: Path) -> No
     assert found_in(whole).bytes == before - size
 
 
-def test_tablespaces_on_another_disk_have_its_room() -> None:
+def test_tablespaces_on_another_disk_have_its_room(tmp_path: Path) -> None:
     """What does not fit the data directory's disk alone is not refused when it may lie on another."""
-    shared, home = Path("/dev/shm"), Path.home()
-    if not shared.is_dir() or shared.stat().st_dev == home.stat().st_dev:
-        pytest.skip("no second file system here")
-    sizes = [shutil.disk_usage(place).free for place in (home, shared)]
-    needed = sizes[0] + sizes[1] // 2
-    check_room(home / "data", needed, [shared / "space"])
+    home, other = tmp_path / "home", tmp_path / "other"
+    home.mkdir()
+    other.mkdir()
+    facts = {home: (1, 100), other: (2, 60)}
+    check_room(home / "data", 130, [other / "space"], disk=facts.__getitem__)
+    with pytest.raises(HostLacks, match=f"{home} and {other}: "):
+        check_room(home / "data", 161, [other / "space"], disk=facts.__getitem__)
     with pytest.raises(HostLacks):
-        check_room(home / "data", needed, [home / "space"])
+        check_room(home / "data", 130, [home / "space"], disk=facts.__getitem__)
+    number, free = disk_of(tmp_path)
+    assert number == tmp_path.stat().st_dev
+    check_room(home / "data", free // 2, [other / "space"])
+    with pytest.raises(HostLacks):
+        check_room(home / "data", shutil.disk_usage(tmp_path).total + 1, [other / "space"])
 
 
 def test_another_file_system_below_is_seen(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def odd() -> Iterator[tuple[Story, int, Path]]:
             job = TakeJob(
                 story.repository,
                 lambda: ReplicationConnection.connect(
-                    cluster.conninfo(), None, application_name="t", connect_timeout=9
+                    cluster.conninfo(), None, application_name="t", connect_timeout=60
                 ),
                 lambda: SqlConnection(cluster.conninfo(), None),
                 SLOT,

@@ -13,7 +13,7 @@ from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
 from replicator.errors import AlreadyExists, IntegrityError, Interrupted, ReplicatorError, UsageError
 from replicator.repository.blockmap import BlockRun, MapChunk
-from replicator.repository.layout import PackId, pack_name
+from replicator.repository.layout import PackId, manifest_name, pack_name
 from replicator.repository.manifests import (
     DirectoryEntry,
     Entry,
@@ -120,6 +120,17 @@ def test_every_kind_of_entry_is_written(repository: Repository, tmp_path: Path) 
     tree.make_durable(None, 2)
     tree.publish_control()
     assert (root / "global/pg_control").read_bytes() == FRAMES[5][:PAGE]
+
+
+def test_entries_that_were_read_are_not_read_again(repository: Repository, tmp_path: Path) -> None:
+    """Given the entries, no store is asked for the manifest."""
+    read = manifest(repository, [DirectoryEntry("global", 0o700), entry("one", PAGE, (1, 2, 1)), LABEL, CONTROL])
+    kept = list(read.entries())
+    repository.store("local").delete(manifest_name(SNAPSHOT))
+    tree = Tree(tmp_path / "data", {})
+    tree.create()
+    assert Fetch(repository.store("local"), repository.keyring, tree, 2).run(read, kept).files == 3
+    assert (tmp_path / "data/one").read_bytes() == FRAMES[2][PAGE : 2 * PAGE]
 
 
 def test_map_chunks_in_packs_are_followed(repository: Repository, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def guard(recovery: Path, name: str, *, command: str = "exit 7", patience: int =
     script = recovery / "guard"
     script.write_text(guard_script(recovery, ["/bin/sh", "-c", command], patience=patience))
     words = ["/bin/sh", str(script), name, "pg_wal/RECOVERYXLOG"]
-    return subprocess.run(words, cwd=recovery.parent / "data", timeout=30, check=False).returncode
+    return subprocess.run(words, cwd=recovery.parent / "data", timeout=120, check=False).returncode
 
 
 def delivered(recovery: Path) -> bool:
@@ -121,7 +121,7 @@ def test_a_living_prefetcher_is_waited_for(recovery: Path) -> None:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    assert guard(recovery, WANTED) == 0
+    assert guard(recovery, WANTED, patience=60) == 0
     thread.join()
     assert delivered(recovery)
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -178,7 +178,7 @@ def started_plainly(into: Path) -> int | None:
     run_as_owner([*command, "-o", f"-p {port} -k {into.parent}", "start"], check=False)
     try:
         psql = [binaries().program("psql"), "-XAtq", "-h", into.parent, "-p", port, "-U", "postgres"]
-        until = time.monotonic() + 60  # pg_ctl returns while a server without hot_standby still recovers
+        until = time.monotonic() + 120  # pg_ctl returns while a server without hot_standby still recovers
         while not (found := run_as_owner([*psql, "-c", "SELECT max(id) FROM kegiatan"], check=False).strip()):
             if "no server running" in run_as_owner([*command[:3], "status"], check=False):
                 return None  # it may die a moment after pg_ctl saw it
@@ -326,7 +326,7 @@ def test_an_abort_leaves_a_directory_that_can_not_start(short: Story, into: Path
         restore(short.job(short.target("latest"), into, step=cut))
     assert not (into / "global/pg_control").exists()
     done = subprocess.run(
-        [binaries().program("pg_controldata"), "-D", into], capture_output=True, check=False, timeout=30
+        [binaries().program("pg_controldata"), "-D", into], capture_output=True, check=False, timeout=120
     )
     assert done.returncode != 0
     with pytest.raises(AlreadyExists):
@@ -375,20 +375,24 @@ def test_delta_brings_a_used_directory_back(short: Story, into: Path) -> None:
     assert highest == short.rows["one"]
 
 
-@pytest.mark.parametrize("step", ["created", "fetched", "published"])
-def test_another_store_takes_over(short: Story, into: Path, step: str) -> None:
-    """The plan's store falls silent while files, or WAL, are fetched, or the server recovers: the other has it all."""
+def tapped_at(story: Story, step: str) -> tuple[Repository, Callable[[str], None]]:
+    """The story's repository, and a callable for a restore's steps: at `step` the store `local` falls silent."""
     taps: list[Tap] = []
 
     def wrap(driver: object) -> Tap:
         taps.append(Tap(driver))
         return taps[-1]
 
-    tapped = make_repository(short.base, names=("local", "offsite"), wrap=wrap)
-
     def close(name: str) -> None:
         taps[0].closed = taps[0].closed or name == step
 
+    return make_repository(story.base, names=("local", "offsite"), wrap=wrap), close
+
+
+@pytest.mark.parametrize("step", ["created", "fetched", "published"])
+def test_another_store_takes_over(short: Story, into: Path, step: str) -> None:
+    """The plan's store falls silent while files, or WAL, are fetched, or the server recovers: the other has it all."""
+    tapped, close = tapped_at(short, step)
     job = short.job(short.target("latest"), into, repository=tapped, step=close, window=1, snapshot=short.labels[0])
     result, highest = run(job)
     assert (result.plan.store, highest) == ("local", short.last)
@@ -398,17 +402,7 @@ def test_another_store_takes_over(short: Story, into: Path, step: str) -> None:
 @pytest.mark.parametrize("step", ["created", "published"])
 def test_a_store_that_fails_midway_is_named(short: Story, into: Path, step: str) -> None:
     """6. While fetching: the directory can't start. While recovering: the server stops, and was not promoted."""
-    taps: list[Tap] = []
-
-    def wrap(driver: object) -> Tap:
-        taps.append(Tap(driver))
-        return taps[-1]
-
-    tapped = make_repository(short.base, names=("local", "offsite"), wrap=wrap)
-
-    def close(name: str) -> None:
-        taps[0].closed = taps[0].closed or name == step
-
+    tapped, close = tapped_at(short, step)
     with pytest.raises(StoreUnavailable):
         restore(short.job(short.target("latest"), into, repository=tapped.only(("local",)), step=close))
     assert (into / "global/pg_control").exists() is (step == "published")

@@ -35,6 +35,14 @@ def test_a_restored_cluster_never_reaches_its_source() -> None:
     assert "recovery_target" not in after_recovery(text)
 
 
+def test_tablespaces_inside_the_data_directory_are_let_be() -> None:
+    """Recovery alone is told that they may be there; releases that don't know the setting hear nothing of it."""
+    text = append("", TOLD)
+    assert settings_of(text)["allow_in_place_tablespaces"] == "on"
+    assert "allow_in_place_tablespaces" not in after_recovery(text)
+    assert "allow_in_place_tablespaces" not in append("", replace(TOLD, server_version=140020))
+
+
 @pytest.mark.parametrize(
     ("target", "name", "value"),
     [
@@ -64,6 +72,8 @@ def test_exactly_one_target_is_set(target: RecoveryTarget, name: str, value: str
 
 def test_our_blocks_are_replaced_not_repeated() -> None:
     """A cluster that was itself restored carries one of each block, and the lines of others are kept."""
+    told = "# replicator replica: begin\nport = 5499\n# replicator replica: end\n"
+    assert append(f"work_mem = '8MB'\n{told}", TOLD) == append("work_mem = '8MB'", TOLD)
     once = append("work_mem = '8MB'", TOLD)
     assert append(once, TOLD) == once
     assert after_recovery(once).startswith("work_mem = '8MB'\n")

@@ -32,8 +32,10 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def primary(base: Path) -> Iterator[TestCluster]:
-    """A primary with 1 MB segments and some rows, which a module's tests share."""
-    with make_cluster(base, wal_segsize_mb=1) as cluster:
+    """A primary with 1 MB segments and some rows, which a module's tests share. Only they change its files: what a
+    snapshot adds is counted.
+    """
+    with make_cluster(base, wal_segsize_mb=1, conf={"autovacuum": "off"}) as cluster:
         cluster.sql("CREATE TABLE dosen AS SELECT g AS id, md5(g::text) AS nama FROM generate_series(1, 20000) g")
         cluster.sql("VACUUM (FREEZE, ANALYZE)")
         cluster.sql("CHECKPOINT")

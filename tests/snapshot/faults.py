@@ -86,7 +86,7 @@ class FaultyWriter:
         if number == self._store.fail_write_at:
             raise self._store.error
         if number == self._store.hang_write_at:
-            self._store.release.wait(30)
+            self._store.release.wait(120)
         self._inner.write(data)
 
     def commit(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,11 +25,11 @@ from replicator.repository.repository import Repository, Secrets, open_repositor
 from replicator.repository.wal import WalPart, seal_part
 from replicator.seal.header import Compression
 from replicator.seal.signature import SEALING, key_text, new_x25519, x25519_public
-from replicator.snapshot.job import TakeJob
+from replicator.snapshot.job import TakeJob, TakeResult
 from replicator.snapshot.parent import MapReader
 from replicator.store.protocol import ReadableStore, Store
 from replicator.upkeep.init import InitJob, initialise, load_writer_key
-from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster
+from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster, binaries
 
 SLOT = "replicator_frk"
 #: The private half of the one recipient of every repository here.
@@ -51,13 +52,13 @@ def make_repository(stores: Mapping[str, Store], home: Path, *, mode: str = "aes
 def connect(cluster: TestCluster) -> ReplicationConnection:
     """As compose connects."""
     return ReplicationConnection.connect(
-        cluster.conninfo(REPLICATION_USER), PASSWORD.encode(), application_name="tests", connect_timeout=10
+        cluster.conninfo(REPLICATION_USER), PASSWORD.encode(), application_name="tests", connect_timeout=60
     )
 
 
 def take_job(
     cluster: TestCluster, repository: Repository, state: Path, *, full: bool = False,
-    steps: Callable[[str], None] = lambda _: None, store_deadline_s: float = 20.0, wal_deadline_s: float = 10.0,
+    steps: Callable[[str], None] = lambda _: None, store_deadline_s: float = 20.0, wal_deadline_s: float = 60.0,
 ) -> TakeJob:  # fmt: skip
     """A job as compose makes one, with short deadlines."""
     return TakeJob(
@@ -75,7 +76,7 @@ class Shipping:
         self._repository = repository
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
-        self._data = bytearray()
+        self._granted = threading.Event()
         self.error: Exception | None = None
 
     def __enter__(self) -> Shipping:
@@ -83,17 +84,13 @@ class Shipping:
             if connection.read_slot(SLOT) is None:
                 connection.create_slot(SLOT)
         self._thread.start()
-        while not self._active() and self._thread.is_alive():
-            self._stop.wait(0.02)
+        while not self._granted.wait(0.02) and self._thread.is_alive():
+            pass
         return self
-
-    def _active(self) -> bool:
-        query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-        return bool(self._cluster.value(query, (SLOT,)))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         if self.error is not None and kind is None:
             raise self.error
 
@@ -111,6 +108,7 @@ class Shipping:
         assert slot.restart_lsn is not None
         position = slot.restart_lsn.floor(size)
         stream = self._start(connection, identity.timeline, position)
+        self._granted.set()
         while not self._stop.is_set():
             batch = stream.read(0.05)
             assert isinstance(batch, list)
@@ -118,10 +116,10 @@ class Shipping:
                 if isinstance(message, XLogData):
                     position = self._piece(identity.system_id, identity.timeline, size, message)
             stream.send_status(position, position, position)
-        stream.finish()
+        stream.finish(30)
 
     def _start(self, connection: ReplicationConnection, timeline: int, position: Lsn) -> WalStream:
-        for _ in range(100):
+        for _ in range(1000):
             try:
                 return WalStream(connection, slot=SLOT, timeline=timeline, start=position)
             except SlotBusy:
@@ -211,3 +209,12 @@ class TreeReader:
                 self._packs[pack] = open_object(self._store, name, self._repository.keyring)
             self._frames[pack, frame] = self._packs[pack].frame(frame)
         return self._frames[pack, frame]
+
+
+def verify_tree(repository: Repository, store: ReadableStore, result: TakeResult, directory: Path) -> list[str]:
+    """Put the snapshot's tree back, have PostgreSQL's own program compare it with the backup's manifest; its paths."""
+    paths = TreeReader(repository, store, result.row.snapshot).write(directory)
+    program = binaries().program("pg_verifybackup")
+    done = subprocess.run([program, "-n", directory], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return paths

@@ -16,7 +16,7 @@ import pytest
 from replicator.core.finding import Finding
 from replicator.core.lsn import Lsn
 from replicator.core.snapshot import Snapshot
-from replicator.errors import Conflict, Interrupted
+from replicator.errors import Conflict, Interrupted, ObjectAbsent
 from replicator.repository.layout import PackId, begin_name, manifest_name, pack_name
 from replicator.repository.repository import Repository
 from replicator.seal.document import sign_as_writer
@@ -69,7 +69,7 @@ def test_an_earlier_take_of_another_host_goes_on(repository: Repository, tmp_pat
 
 def test_a_later_take_gives_way(repository: Repository, tmp_path: Path) -> None:
     """A living mark with a higher label doesn't stop us: it will see ours."""
-    put_other(repository, tmp_path, "20261122T000006Z")
+    put_other(repository, tmp_path, "20261122T000006Z", age_s=-60)  # however long it takes us to put ours
     exclude(repository)
 
 
@@ -134,6 +134,30 @@ def test_the_past_costs_few_requests(repository: Repository, tmp_path: Path) -> 
         exclude(seen)
 
 
+class LateStore(FaultyStore):
+    """What it lists under `gone` is gone when it is read."""
+
+    gone = "no name has this"
+
+    def get_tail(self, name: str, length: int) -> tuple[bytes, int]:
+        """As the inner store, or absent."""
+        if self.gone in name:
+            raise ObjectAbsent(f"{name} is absent")
+        return super().get_tail(name, length)
+
+
+def test_a_mark_removed_meanwhile_stops_nobody(repository: Repository, tmp_path: Path) -> None:
+    """A mark that a prune elsewhere removes between listing and reading it is of the past; one beside it counts."""
+    put_other(repository, tmp_path, "20261122T000004Z")
+    late = LateStore(repository.stores["local"])
+    late.gone = "20261122T000004Z"
+    seen = Repository("frk", repository.keyring, {"local": late})
+    assert exclude(seen) == []
+    put_other(repository, tmp_path, "20261122T000003Z")
+    with pytest.raises(Conflict, match="20261122T000003Z"):
+        exclude(seen)
+
+
 def test_a_process_of_this_host(repository: Repository, tmp_path: Path) -> None:
     """Alive while it runs, dead at once when it is gone."""
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
@@ -143,7 +167,7 @@ def test_a_process_of_this_host(repository: Repository, tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(Conflict):
         exclude(repository)
-    child.communicate(timeout=10)
+    child.communicate(timeout=60)
     exclude(repository)
 
 

@@ -19,8 +19,7 @@ from replicator.snapshot import TakeResult, take
 from replicator.snapshot.deadpacks import DEAD, MOST, SHARE, mostly_dead
 from replicator.store.protocol import Store
 from tests.clusters import TestCluster
-from tests.snapshot.support import shipping, take_job
-from tests.snapshot.test_take import verify_tree
+from tests.snapshot.support import shipping, take_job, verify_tree
 
 PACKS = [PackId(f"2026112{day}T000000Z", 1, number) for day in range(3) for number in range(3)]
 GIB = 2**30

@@ -15,8 +15,7 @@ from replicator.repository.repository import Repository
 from replicator.snapshot import TakeResult, take
 from replicator.store.protocol import Store
 from tests.clusters import TestCluster
-from tests.snapshot.support import shipping, take_job
-from tests.snapshot.test_take import verify_tree
+from tests.snapshot.support import shipping, take_job, verify_tree
 
 pytestmark = pytest.mark.server
 
@@ -95,7 +94,7 @@ class Writing(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self.join(30)
+        self.join(60)
 
     def run(self) -> None:
         """Until left."""

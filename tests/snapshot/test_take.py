@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +18,14 @@ from replicator.repository.manifests import read_summary
 from replicator.repository.objects import check_object
 from replicator.repository.repository import Repository
 from replicator.seal.document import open_document
+from replicator.seal.keyring import Keyring
 from replicator.snapshot import TakeResult, list_rows, take
 from replicator.snapshot.job import STEPS
 from replicator.snapshot.parent import missing_packs
 from replicator.store.protocol import Store
 from replicator.tolerance import SystemClock
-from tests.clusters import TestCluster, binaries, make_cluster, own
-from tests.snapshot.support import TreeReader, make_repository, shipping, take_job
+from tests.clusters import TestCluster, make_cluster, own
+from tests.snapshot.support import TreeReader, make_repository, shipping, take_job, verify_tree
 
 pytestmark = pytest.mark.server
 
@@ -33,15 +33,6 @@ pytestmark = pytest.mark.server
 def taken(primary: TestCluster, repository: Repository, state: Path, *, full: bool = False) -> TakeResult:
     """One snapshot, quietly."""
     return take(take_job(primary, repository, state, full=full), silent, Event())
-
-
-def verify_tree(repository: Repository, store: Store, result: TakeResult, directory: Path) -> list[str]:
-    """Put the snapshot's tree back and have PostgreSQL's own program compare it with the server's manifest."""
-    paths = TreeReader(repository, store, result.row.snapshot).write(directory)
-    program = binaries().program("pg_verifybackup")
-    done = subprocess.run([program, "-n", directory], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return paths
 
 
 def test_a_full_snapshot_is_what_the_server_sent(
@@ -149,6 +140,31 @@ def test_a_host_that_cannot_open_refers_through_its_cache(
     assert third.row.parent is None
     verify_tree(repository, stores["local"], second, tmp_path / "tree-second")
     verify_tree(repository, stores["local"], third, tmp_path / "tree-third")
+
+
+def test_only_an_unknown_parent_is_opened(
+    primary: TestCluster, repository: Repository, stores: dict[str, Store], tmp_path: Path
+) -> None:
+    """No private key is asked for by a full snapshot, nor where the cache is the parent; elsewhere once it opens it."""
+    asked: list[str] = []
+    blind = Repository("frk", repository.keyring.without_secrets(), stores)
+
+    def at(place: str) -> TakeResult:
+        def unlock() -> Keyring:
+            asked.append(place)
+            return repository.keyring
+
+        job = replace(take_job(primary, blind, tmp_path / place), unlock=unlock)
+        return take(job, silent, Event())
+
+    with shipping(primary, repository):
+        first, second = at("state"), at("state")
+        assert asked == []
+        third = at("empty")
+    assert second.row.parent == first.row.snapshot.label
+    assert third.row.parent == second.row.snapshot.label
+    assert set(asked) == {"empty"}
+    verify_tree(repository, stores["local"], third, tmp_path / "tree")
 
 
 def test_a_damaged_cache_is_no_cache(

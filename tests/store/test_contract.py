@@ -22,7 +22,7 @@ _prefixes = count(1)
 
 def resilient(driver: Driver) -> ResilientStore:
     """The driver in its wrapper, with short patience."""
-    return ResilientStore(driver, clock=SystemClock(), budget_s=5, breaker_failures=5, breaker_reset_s=1)
+    return ResilientStore(driver, clock=SystemClock(), budget_s=60, breaker_failures=5, breaker_reset_s=1)
 
 
 def s3_store(server: S3Server) -> S3Store:
@@ -69,7 +69,7 @@ class RacingContract(StoreContract):
     def test_one_of_many_writers_wins(self, store: Store) -> None:
         """Of eight puts of one name exactly one succeeds, and its bytes stay."""
         won: list[bytes] = []
-        start = threading.Barrier(8, timeout=30)
+        start = threading.Barrier(8, timeout=60)
 
         def work(body: bytes) -> None:
             start.wait()

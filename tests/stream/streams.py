@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from replicator.core.lsn import Lsn, Segment
-from replicator.errors import StoreDenied, StoreUnavailable
+from replicator.errors import ObjectAbsent, StoreDenied, StoreUnavailable
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.catalog import StoreCatalog, longest_chain, read_catalog
@@ -33,7 +33,7 @@ def settings(**changes: Any) -> StreamSettings:
 def connector(cluster: Callable[[], TestCluster], also: str) -> Callable[[], ReplicationConnection]:
     """Connects to whatever cluster is the primary now; `also` is more of the conninfo."""
     return lambda: ReplicationConnection.connect(
-        f"{cluster().conninfo()} {also}", None, application_name=SLOT, connect_timeout=2.0, request_timeout=10.0
+        f"{cluster().conninfo()} {also}", None, application_name=SLOT, connect_timeout=20.0, request_timeout=20.0
     )
 
 
@@ -117,7 +117,7 @@ class RunningStream:
             thread.join(60)
             assert not thread.is_alive(), thread.name
 
-    def wait(self, true: Callable[[Any], bool], what: str, seconds: float = 60) -> Any:
+    def wait(self, true: Callable[[Any], bool], what: str, seconds: float = 120) -> Any:
         """Wait until `true` of the statistics; them."""
         until = time.monotonic() + seconds
         while True:
@@ -132,13 +132,12 @@ class RunningStream:
         """Wait until the store "near" has everything up to `lsn`."""
         return self.wait(lambda now: (now.stores["near"].durable_lsn or 0) >= Lsn.parse(lsn), f"near {lsn}")
 
-    def wait_durable(self, lsn: str | Lsn, seconds: float = 60) -> Any:
+    def wait_durable(self, lsn: str | Lsn) -> Any:
         """Wait until every store has everything up to `lsn`."""
         wanted = Lsn.parse(str(lsn))
         return self.wait(
             lambda now: all((store.durable_lsn or 0) >= wanted for store in now.stores.values()),
             f"durable {wanted}",
-            seconds,
         )
 
 
@@ -161,7 +160,16 @@ def catalog(repository: Repository, system_id: int, store: str = "local", size: 
 
 
 def stored_wal(repository: Repository, system_id: int, segment: Segment, store: str = "local") -> bytes:
-    """A segment's bytes as a restore would read them: whole, or its pieces joined."""
+    """A segment's bytes as a restore would read them: whole, or its pieces joined. While a stream runs, pieces may give
+    way between the list and the read: then the list is read again.
+    """
+    for _ in range(10):
+        with suppress(ObjectAbsent):
+            return _stored_wal(repository, system_id, segment, store)
+    raise AssertionError(f"{segment.name} never stands still")
+
+
+def _stored_wal(repository: Repository, system_id: int, segment: Segment, store: str) -> bytes:
     held = catalog(repository, system_id, store, segment.size)
     whole = held.objects_of(segment)
     if whole:

@@ -144,7 +144,7 @@ def running(site: Site, steps: Callable[[str], None], **changes: Any) -> Iterato
 
 def work(site: Site, until: threading.Event) -> str:
     """Some WAL at a time, the end of a segment in it, until something happened: the WAL's end."""
-    for turn in range(80):
+    for turn in range(160):
         site.cluster.write_wal(300)
         site.cluster.switch_wal()
         end = site.cluster.write_wal(10)

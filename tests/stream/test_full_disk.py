@@ -63,12 +63,14 @@ def test_with_every_store_away_the_slot_holds(cluster: TestCluster, disk: Path, 
         running.wait_durable(cluster.write_wal(10))
         taps.by_name["local"].closed = True
         end = write_more_than_the_disk(cluster)
-        now = running.wait(lambda now: now.back_pressure, "back pressure")
+        now = running.wait(
+            lambda now: now.back_pressure and any("disk" in problem.text for problem in now.problems), "back pressure"
+        )
         assert now.received_lsn < Lsn.parse(end)
         assert [problem.code for problem in now.problems if "disk" in problem.text] == [9]
         assert cluster.value("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (SLOT,))
         taps.by_name["local"].closed = False
-        running.wait_durable(end, seconds=40)
+        running.wait_durable(end)
         running.wait(lambda now: not now.back_pressure and not now.problems, "well again")
     assert_whole(catalog(repository, cluster.system_id, size=MB), end)
 
@@ -82,7 +84,7 @@ def test_a_backlog_larger_than_the_disk_flows_through(cluster: TestCluster, disk
     end = write_more_than_the_disk(cluster)
     taps.by_name["local"].slow = 0.1
     with streaming(repository, disk / "spool", cluster) as running:
-        running.wait_durable(end, seconds=40)
+        running.wait_durable(end)
     assert_whole(catalog(repository, cluster.system_id, size=MB), end)
 
 
@@ -95,8 +97,8 @@ def test_a_full_disk_counts_as_the_limit(cluster: TestCluster, disk: Path, tmp_p
         taps.by_name["far"].closed = True
         end = write_more_than_the_disk(cluster)
         running.wait_near(end)
-        assert running.stream.statistics().stores["far"].state == "away"
+        running.wait(lambda now: now.stores["far"].state == "away", "away")
         taps.by_name["far"].closed = False
-        running.wait_durable(end, seconds=60)
+        running.wait_durable(end)
     assert_whole(catalog(repository, cluster.system_id, "near", MB), end)
     assert_whole(catalog(repository, cluster.system_id, "far", MB), end)

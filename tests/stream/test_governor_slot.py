@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,8 @@ def test_the_source_stays_safe_however_long(cluster: TestCluster, tmp_path: Path
             now = pressed.write(running)
             if len(now.gaps) > 1:
                 break
-        first, second = now.gaps
-        assert first.stop == second.start
+        assert len(now.gaps) > 1
+        assert all(first.stop == second.start for first, second in pairwise(now.gaps))
         assert pressed.most_kept < LIMIT + 16 * MB
         pressed.taps.by_name["local"].closed = False
         running.wait_durable(cluster.write_wal(10))
@@ -165,7 +166,7 @@ def test_data_are_protected_where_the_policy_says_so(cluster: TestCluster, tmp_p
         assert problem.code == 5
         assert 'protect = "primary"' in problem.hint
         pressed.taps.by_name["local"].closed = False
-        running.wait_durable(cluster.lsn(), seconds=30)
+        running.wait_durable(cluster.lsn())
         running.wait(lambda now: not now.problems, "well again")
     held = catalog(pressed.repository, cluster.system_id, size=MB)
     assert held.gaps == ()
@@ -209,7 +210,7 @@ def test_with_room_in_the_spool_nothing_is_lost(cluster: TestCluster, tmp_path: 
         assert Lsn.parse(restart) > before + 2 * MB
         assert shed > 0
         pressed.taps.by_name["far"].closed = False
-        running.wait_durable(cluster.write_wal(10), seconds=30)
+        running.wait_durable(cluster.write_wal(10))
         running.wait(lambda now: not now.problems, "well again")
         assert running.stream.statistics().gaps == ()
     for store in ("local", "far"):
@@ -255,7 +256,7 @@ def test_killed_while_the_slot_is_given_up(cluster: TestCluster, tmp_path: Path,
         pressed.repository, tmp_path / "spool", cluster, governed(), may_create_slot=lambda: True
     ) as running:
         end = cluster.write_wal(10)
-        running.wait_durable(end, seconds=30)
+        running.wait_durable(end)
         gaps = running.stream.statistics().gaps
     held = catalog(pressed.repository, cluster.system_id, size=MB)
     assert len(gaps) == (0 if step == "before give up" else 1)
@@ -291,7 +292,7 @@ def test_without_a_receiver_the_watcher_gives_the_slot_up(cluster: TestCluster, 
         now = running.wait(lambda now: now.gaps, "a gap")
         assert now.gaps[0].start == ours
         pressed.taps.by_name["local"].closed = False
-        running.wait_durable(cluster.write_wal(10), seconds=30)
+        running.wait_durable(cluster.write_wal(10))
 
 
 def test_the_source_s_disk_counts_where_it_can_be_seen(cluster: TestCluster, tmp_path: Path) -> None:
@@ -342,13 +343,13 @@ def test_a_tail_becomes_no_piece_while_the_stream_must_catch_up(tmp_path: Path) 
         assert spool.sealed.files() == ()
         board.source.outlook = Outlook()
         board.ring()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not spool.sealed.files():
             assert time.monotonic() < end
             time.sleep(0.01)
     finally:
         stop.set()
-        worker.join(10)
+        worker.join(60)
     other = Board(
         make_repository(tmp_path / "x"), tmp_path / "s", governed(acknowledge="store"), SystemClock(), no_step
     )

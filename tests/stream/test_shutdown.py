@@ -42,7 +42,7 @@ def test_a_full_spool_does_not_hold_up_a_shutdown(tmp_path: Path) -> None:
         assert (running.stream.statistics().acknowledged_lsn or 0) < Lsn.parse(end)
         taps.by_name["local"].closed = False
         cluster.start()
-        running.wait_durable(cluster.write_wal(10), seconds=30)
+        running.wait_durable(cluster.write_wal(10))
         assert not running.stream.statistics().gaps
         held = catalog(repository, cluster.system_id, size=MB)
         assert len(held.coverage.ranges()) == 1

@@ -146,8 +146,10 @@ def test_a_cluster_restored_to_an_earlier_moment_goes_on(base: Path, tmp_path: P
         copy.sql("SELECT pg_create_physical_replication_slot(%s, true)", (SLOT,))
         with streaming(repository, tmp_path / "spool", copy) as running:
             copy.write_wal(10)
-            now = running.wait(lambda now: now.timeline == 2, "timeline 2")
-            assert any("timeline 1 is held" in problem.text for problem in now.problems)
+            running.wait(lambda now: now.timeline == 2, "timeline 2")
+            running.wait(
+                lambda now: any("timeline 1 is held" in problem.text for problem in now.problems), "it is reported"
+            )
 
 
 def test_receivewal_has_the_same_bytes(base: Path, tmp_path: Path) -> None:
@@ -161,6 +163,8 @@ def test_receivewal_has_the_same_bytes(base: Path, tmp_path: Path) -> None:
         running = RunningStream(repository, tmp_path / "spool", lambda: cluster).start()
         try:
             running.wait(lambda now: now.state == "streaming", "streaming")
+            peers = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'"
+            running.wait(lambda _: cluster.value(peers) == 1, "pg_receivewal streams")  # else it begins later than we
             cluster.write_wal(10)
             first = Segment.holding(1, Lsn.parse(cluster.lsn()), 16 * MB)
             cluster.write_wal(50_000)
@@ -172,5 +176,5 @@ def test_receivewal_has_the_same_bytes(base: Path, tmp_path: Path) -> None:
         finally:
             running.stop()
             peer.terminate()
-            peer.wait(20)
+            peer.wait(60)
         assert not running.failures

@@ -77,7 +77,7 @@ def run(tmp_path: Path, steps: Sequence[ws.Step], *, slot_lsn: int = 0) -> None:
     ]
     with ws.Walsender(script) as server:
         connection = ReplicationConnection.connect(
-            server.conninfo, None, application_name="s", connect_timeout=5.0, request_timeout=5.0
+            server.conninfo, None, application_name="s", connect_timeout=30.0, request_timeout=30.0
         )
         with connection:
             stream = WalStream(connection, slot="s", timeline=1, start=Lsn(START))

@@ -136,19 +136,23 @@ def test_the_bulkhead(tmp_path: Path, most: int) -> None:
     store = guarded(hanging, most=most, wait_s=SOON)
     callers = [Attempt(lambda n=number: store.put(f"object-{n}", b"x")) for number in range(20)]  # type: ignore[misc]
     held = min(most, len(callers))
-    pause, left = Event(), 2000
+    pause, left = Event(), 6000
     while store.statistics().bulkhead.refused < len(callers) - held or hanging.asked < held:
         pause.wait(0.01)
         left -= 1
         assert left
     assert callers[-1].hangs() or most < len(callers)
+    while sum(caller.going_on for caller in callers) > held:  # who was refused ends a moment after it is counted
+        pause.wait(0.01)
+        left -= 1
+        assert left
     assert sum(caller.going_on for caller in callers) == held
     hanging.release.set()
     for caller in callers:
         assert isinstance(caller.failed(), StoreUnavailable)
 
 
-@pytest.mark.parametrize("limit", [NEVER, SOON])
+@pytest.mark.parametrize("limit", [NEVER, 20 * SOON])
 def test_the_deadline_of_a_store_within_a_snapshot(tmp_path: Path, limit: float) -> None:
     """One store hangs in a step of a snapshot: without a deadline the others wait for it for ever."""
     hanging = Driver(tmp_path / "hanging", lambda _: True, hangs=True, name="far")
@@ -193,6 +197,10 @@ def test_a_child_that_hangs(limit: float) -> None:
     run = Attempt(lambda: task.run(stop))
     if limit == NEVER:
         assert run.hangs()
+        pause, left = Event(), 6000
+        while task.status() is None and left:  # a child takes a moment to begin
+            left -= 1
+            pause.wait(0.01)
         assert task.status() is not None
         stop.set()
     assert run.failed() is None

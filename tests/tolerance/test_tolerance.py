@@ -182,12 +182,12 @@ class TestBreaker:
     def test_calls_run_side_by_side(self) -> None:
         """A slow call holds up no other: the breaker's lock is not held while a call runs."""
         breaker = Breaker("store a", 1, 30, SystemClock())
-        meet = threading.Barrier(2, timeout=10)
+        meet = threading.Barrier(2, timeout=60)
         threads = [threading.Thread(target=breaker.call, args=(meet.wait,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert not meet.broken
 
     def test_an_interrupted_try_decides_nothing(self) -> None:

@@ -65,12 +65,18 @@ class Years(Depot):
         return self._seal_at(part, bytes([number % 251]) * SIZE, stores, day)
 
     def snapshot_at(
-        self, day: int, packs: Iterable[PackId], *stores: str, findings: tuple[str, ...] = (), parent: str | None = None
+        self,
+        day: int,
+        packs: Iterable[PackId],
+        *stores: str,
+        findings: tuple[str, ...] = (),
+        parent: str | None = None,
+        timeline: int = 1,
     ) -> Snapshot:
         """A day's manifest, from its first segment into its second, with its mark."""
         first = day * SEGMENTS + 1
         label = self.label(day)
-        snapshot = Snapshot(label, SYSTEM, 1, Lsn(first * SIZE + 40), Lsn((first + 1) * SIZE + 900))
+        snapshot = Snapshot(label, SYSTEM, timeline, Lsn(first * SIZE + 40), Lsn((first + 1) * SIZE + 900))
         begun = to_microseconds(self.moment(day + 0.4))
         facts = SnapshotFacts(snapshot, "frk", parent, begun, begun + 60_000_000, 150018, SIZE, True, b"c" * 32,
                               findings=findings)  # fmt: skip

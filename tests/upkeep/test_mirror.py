@@ -281,7 +281,7 @@ def test_two_mirrors(depot: Depot) -> None:
 
         def steps(_: str) -> None:
             if next(first, False):
-                barrier.wait(20)
+                barrier.wait(60)
                 if host == "here":
                     with pytest.raises(Conflict):
                         depot.mirror(host="here")

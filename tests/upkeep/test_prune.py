@@ -354,7 +354,7 @@ def test_two_prunes_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         years.age_notes(25)
         years.check_promises()
     assert results == [0] * 4

@@ -104,7 +104,7 @@ class Ground:
         job = TakeJob(
             repository=self.repository, connect=connector(lambda: self.cluster, ""),
             sql=lambda: SqlConnection(self.cluster.conninfo(), None), slot=SLOT, state_directory=self.base / "state",
-            wal_deadline_s=20.0,
+            wal_deadline_s=60.0,
         )  # fmt: skip
         self.labels.append(take(job, silent, Event()).row.snapshot.label)
         return self.labels[-1]
@@ -154,7 +154,7 @@ def ground(base: Path, cluster: TestCluster, fill: Callable[[Ground], None]) -> 
         running.stop()
 
 
-def run(level: Level, job: VerifyJob, seconds: float = 120) -> LevelResult:
+def run(level: Level, job: VerifyJob, seconds: float = 240) -> LevelResult:
     """Run a level as `verify` does."""
     return level.run(job, silent, Deadline(job.clock, seconds))
 

@@ -138,6 +138,7 @@ def test_a_row_that_differs_on_a_replica_is_named(lived: Ground, standby: TestCl
     data[at + 16] ^= 1
     path.write_bytes(data)
     standby.start()
+    _follow(lived.cluster, standby)
     result = run(CompareLevel(), held_by(lived, standby))
     assert codes(result.findings) == ["data_differs"], result.findings
     text = result.findings[0].text
@@ -148,6 +149,7 @@ def test_a_row_that_differs_on_a_replica_is_named(lived: Ground, standby: TestCl
     standby.stop()
     path.write_bytes(data)
     standby.start()
+    _follow(lived.cluster, standby)
 
 
 def test_a_hold_that_takes_too_long_ends(lived: Ground, standby: TestCluster) -> None:
@@ -187,7 +189,7 @@ def test_without_the_right_to_hold_a_replica_another_way_is_gone(lived: Ground, 
 def _follow(primary: TestCluster, standby: TestCluster) -> None:
     """Wait until the standby has replayed all."""
     lsn = primary.lsn()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         if standby.value("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,)):
             return
@@ -208,7 +210,7 @@ policy = load_cluster(Path(sys.argv[1]), "frk")[1]
 replica = ReplicaPolicy(name="dekat", data_directory=Path("/nowhere"), port=int(sys.argv[2]))
 job = SimpleNamespace(clock=SystemClock(), stop=Event())
 programs = find_binaries(int(sys.argv[3]), Path(sys.argv[4]))
-with held(job, Replica(policy, replica), programs, Deadline(SystemClock(), 20)) as position:
+with held(job, Replica(policy, replica), programs, Deadline(SystemClock(), 60)) as position:
     print(position, flush=True)
     os.kill(os.getpid(), 9)
 """
