@@ -1,4 +1,7 @@
-"""What a restore is asked to do, and what it tells afterwards."""
+"""What a restore is asked to do, and what it tells afterwards.
+
+Owns the values that cross into and out of a restore, and their form in JSON. Never acts on them.
+"""
 
 from __future__ import annotations
 

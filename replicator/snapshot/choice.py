@@ -1,5 +1,5 @@
 """Which source a take reads: the policy's replica where it follows, else the primary, and why. Of the primary the data
-directory where it is the server's own, else the network.
+directory where it is the server's own, else the network. Owns the choice and how it is told, never the reading.
 """
 
 from __future__ import annotations

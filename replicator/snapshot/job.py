@@ -1,4 +1,7 @@
-"""What a take is given, and what it gives back. Values only."""
+"""What a take is given, and what it gives back.
+
+Owns the values that cross into and out of a take. Never acts on them.
+"""
 
 from __future__ import annotations
 

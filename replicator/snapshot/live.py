@@ -1,4 +1,7 @@
-"""Which bytes of which packs a snapshot needs: counted per file, kept in a take's memory as rows of 32 bytes. Pure."""
+"""Which bytes of which packs a snapshot needs: counted per file, kept in a take's memory as rows of 32 bytes.
+
+Owns the counting. Pure: what follows from it is decided elsewhere.
+"""
 
 from __future__ import annotations
 

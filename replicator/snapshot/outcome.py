@@ -1,4 +1,7 @@
-"""What a take says of the snapshot that it made: its row, and what the operator must know. Pure."""
+"""What a take says of the snapshot that it made: its row, and what the operator must know.
+
+Owns the words. Pure: it reads nothing, and decides nothing about the snapshot.
+"""
 
 from __future__ import annotations
 

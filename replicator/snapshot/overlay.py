@@ -1,5 +1,6 @@
 """What is known of a map chunk from two takes, laid one over the other; places that may not be referred to fall away.
-Pure.
+
+Owns the laying over. Pure: which places may not be referred to is decided elsewhere.
 """
 
 from __future__ import annotations

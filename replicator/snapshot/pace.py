@@ -1,4 +1,7 @@
-"""A rate limit for reading: so many bytes a second over the whole, in steps of what is read at once."""
+"""A rate limit for reading: so many bytes a second over the whole, in steps of what is read at once.
+
+Owns the waiting. Never reads, and saves up nothing that was not used.
+"""
 
 from __future__ import annotations
 

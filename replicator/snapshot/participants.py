@@ -46,6 +46,8 @@ class Participants:
         """Ask every store at once; those that fail are left out. Raises the error of the last store, and Interrupted
         when asked to stop, unless it goes `to_the_end`.
         """
+        if self._stop.is_set() and not to_the_end:
+            raise Interrupted(f"stopped: {what}")  # nobody is asked any more
         answers: SimpleQueue[_Answer] = SimpleQueue()
 
         def run(name: str, store: Store) -> None:

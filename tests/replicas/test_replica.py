@@ -167,6 +167,8 @@ def _check_second_source(site: Site, made: dict[str, Any]) -> None:
 
 def _check_snapshot(site: Site, data: Path) -> None:
     """A policy may have snapshots read from it: what is restored of them is a cluster of its own."""
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'replicator_frk'"
+    eventually(lambda: value(site.cluster.port, active) is True)  # the primary was away
     path = site.policies / "frk.toml"
     text = path.read_text()
     path.write_text(f'{text}\n[snapshot]\nread_from = "{data.name}"\n')

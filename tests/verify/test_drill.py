@@ -415,7 +415,11 @@ def test_leftovers_of_dead_runs_are_removed_and_living_ones_are_not(base: Path) 
         path.mkdir(parents=True)
     for path in (dead, alive):
         path.with_name(f"{path.name}.lock").touch()
+    inherited = signal.signal(
+        signal.SIGQUIT, signal.SIG_DFL
+    )  # a shell's background job ignores it, and so its children
     left = subprocess.Popen(["sleep", "60"], cwd=dead / "data")
+    signal.signal(signal.SIGQUIT, inherited)
     with alive.with_name(f"{alive.name}.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert clean(scratch) == ("drill-1-00000a",)
