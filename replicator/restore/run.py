@@ -56,6 +56,8 @@ def _probe(job: RestoreJob, gathered: Gathered) -> AbstractContextManager[Waldum
         if kind in (TargetKind.XID, TargetKind.NAME):
             raise _can_not_open(job)
         return nullcontext()
+    if kind is TargetKind.IMMEDIATE:
+        return nullcontext()  # to who wants the snapshot alone each window's last commit is worth no reading of WAL
     facts = _any_facts(job, gathered)
     if facts is None:
         return nullcontext()
