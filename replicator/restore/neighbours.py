@@ -1,7 +1,7 @@
 """Servers of the same cluster that run on this host: what a recovery here would write of theirs.
 
 WAL tells of a CREATE TABLESPACE by the absolute path that the source gave it, and a recovery links that very directory
-(PostgreSQL manual 26.3.7, Caveats). Beside the source both servers would then write the same files. Owns the refusal,
+(manual of PostgreSQL 15, 26.3.7). Beside the source both servers would then write the same files. Owns the refusal,
 as far as this user may look into other processes. Never touches what it finds.
 """
 
@@ -30,8 +30,8 @@ def check_tablespaces(system_id: int, known: Collection[int], until_us: int | No
                 raise Conflict(
                     f"the server in {said(str(root))} uses tablespace {oid} at {said(location)}, made after the "
                     "snapshot: the recovery would write the same files",
-                    hint="Take a snapshot first and restore from that, restore on another host, or choose an earlier "
-                    "target.",
+                    hint="Take a snapshot first and restore from that, restore on another host, or give --to-time with "
+                    "a moment before it was made.",
                 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -35,9 +36,10 @@ MB = 2**20
 DISK = 192 * MB
 BUDGET_S, REQUEST_S = 3.0, 1.0
 #: A request's budget is spent, its last try has timed out, the next look is over; and this host is slow.
-NAMED_S = BUDGET_S + 2 * REQUEST_S + 12.0
-#: The other store's piece is due after 1 s; what is more is this host's slowness. Less than a fault may hold.
-UNDISTURBED_S = 12.0
+NAMED_S = BUDGET_S + 2 * REQUEST_S + 10.0
+#: The other store's piece is due after 1 s. One that waited for the sick store's tries would mostly be further behind;
+#: a single look may meet a moment of this host's slowness, which is still shorter than a fault may hold.
+MOSTLY_S, UNDISTURBED_S = 3.0, 12.0
 MEMORY = 200 * MB
 
 
@@ -127,6 +129,7 @@ class Fire:
             time.sleep(0.15)
         lags = [one.other["lag_s"] or 0.0 for one in seen]
         assert max(lags) < UNDISTURBED_S, f"{other} lags {max(lags)} s behind while {store} suffers"
+        assert median(lags) < MOSTLY_S, f"{other} mostly lags {median(lags)} s behind while {store} suffers"
         assert {one.other["state"] for one in seen} == {"ok"}
         assert {one.other["breaker"] for one in seen} == {"closed"}
         return seen

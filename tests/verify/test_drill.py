@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from replicator.core.lsn import Lsn
+from replicator.core.moment import to_microseconds
 from replicator.core.target import RecoveryTarget, TargetKind
 from replicator.errors import BinariesMissing, CannotOpen, Conflict, HostLacks, Interrupted, SourceRefused
 from replicator.policy import ProbePolicy
@@ -26,6 +27,7 @@ from replicator.postgres.binaries import Binaries
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Secrets, open_repository
 from replicator.restore import PlanRequest, RestoreJob, restore
+from replicator.restore.neighbours import check_tablespaces
 from replicator.verify.drill import DrillLevel, choose
 from replicator.verify.drill_scratch import clean, prepare, run_directory
 from replicator.verify.probes import ask, judge
@@ -219,6 +221,7 @@ def test_a_tablespace_of_the_source_is_never_written(base: Path) -> None:
     with make_cluster(base, wal_segsize_mb=1) as cluster, ground(base, cluster, fill) as found:
         result = run(DrillLevel(LATEST), found.job())
         assert result.ok, result.findings
+        before = datetime.now(UTC) - timedelta(seconds=1)  # a link's time is read from a clock of some ms
         cluster.sql(f"CREATE TABLESPACE baru LOCATION '{places['baru']}'")
         cluster.sql("CREATE TABLE di_baru TABLESPACE baru AS SELECT g AS id FROM generate_series(1, 1000) g")
         cluster.sql("CHECKPOINT")
@@ -235,6 +238,7 @@ def test_a_tablespace_of_the_source_is_never_written(base: Path) -> None:
             restore(job)
         assert not job.into.exists()
         restore(replace(job, request=PlanRequest("frk", RecoveryTarget(TargetKind.IMMEDIATE))))
+        check_tablespaces(cluster.system_id, spaces, to_microseconds(before))
         found.snapshot()
         result = run(DrillLevel(LATEST), found.job())
         assert result.ok, result.findings
@@ -415,9 +419,8 @@ def test_leftovers_of_dead_runs_are_removed_and_living_ones_are_not(base: Path) 
         path.mkdir(parents=True)
     for path in (dead, alive):
         path.with_name(f"{path.name}.lock").touch()
-    inherited = signal.signal(
-        signal.SIGQUIT, signal.SIG_DFL
-    )  # a shell's background job ignores it, and so its children
+    # A background job of a shell ignores it, and so do its children.
+    inherited = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     left = subprocess.Popen(["sleep", "60"], cwd=dead / "data")
     signal.signal(signal.SIGQUIT, inherited)
     with alive.with_name(f"{alive.name}.lock").open() as lock:
