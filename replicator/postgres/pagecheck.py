@@ -29,7 +29,7 @@ _BEGIN: Words = np.array(
 )  # fmt: skip
 
 
-def suspects(data: bytes, blocks: Iterable[tuple[int, int]], page: int, before: int) -> list[int]:
+def suspects(data: bytes | memoryview, blocks: Iterable[tuple[int, int]], page: int, before: int) -> list[int]:
     """Which pages of `data` (whole pages of `page` bytes), counted from 0, have a wrong checksum.
 
     `blocks`: runs of (number of the first page within its relation, how many), in order. A page that is new (its upper

@@ -7,6 +7,7 @@ handed out before what it stands on was verified. Never retries and never decide
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from replicator.core.lsn import Lsn
 from replicator.errors import IntegrityError
@@ -91,10 +92,13 @@ class StoredObject:
                 yield plain
             first = last
 
-    def frames_at(self, numbers: Sequence[int], room: FrameRoom) -> Iterator[memoryview]:
-        """The plain bytes of these frames, ascending, by few requests; each lasts until the next. Raises IntegrityError
-        for a frame that there is not.
+    def frames_at(
+        self, numbers: Sequence[int], room: FrameRoom, turn: AbstractContextManager[object] | None = None
+    ) -> Iterator[memoryview]:
+        """The plain bytes of these frames, ascending, by few requests; each lasts until the next. `turn` is held while
+        one is opened, not while they are fetched. Raises IntegrityError for a frame that there is not.
         """
+        turn = nullcontext() if turn is None else turn
         if numbers and numbers[-1] >= len(self.table.frames):
             raise IntegrityError(f"{self.table.name}: a map names a frame that it has not", object=self.table.name)
         for run in self._runs(numbers):
@@ -103,7 +107,8 @@ class StoredObject:
             for number in run:
                 data = sealed[self._offsets[number] - start : self._offsets[number + 1] - start]
                 try:
-                    plain = self._opener.open_frame_into(number, data, room)
+                    with turn:
+                        plain = self._opener.open_frame_into(number, data, room)
                 except IntegrityError as error:
                     plain = memoryview(self._frame_before(number, error))
                 yield plain

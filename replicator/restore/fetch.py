@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from threading import Event, Lock, local
+from threading import BoundedSemaphore, Event, Lock, local
 
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import IntegrityError, Interrupted
@@ -18,7 +18,7 @@ from replicator.repository.blockmap import MapChunk
 from replicator.repository.layout import PackId, pack_name
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader, MapRef
 from replicator.repository.objects import StoredObject, open_object
-from replicator.restore.compare import Comparison, Found, Key
+from replicator.restore.compare import Comparison, Found, Key, Look
 from replicator.restore.durable import Flusher
 from replicator.restore.files import FileFacts, Write, make_file, write_frame
 from replicator.restore.sources import Sources, entries
@@ -34,6 +34,8 @@ _FIRST_BATCH, _BATCH = 1024, 16_384
 _JOB_FRAMES = 8
 #: Files that hold nothing, made by one job.
 _JOB_FILES = 256
+#: Threads for each worker: while one waits for a store or a disk, another opens frames.
+_THREADS = 2
 _PACKS_OPEN = 64
 _FRAMES_KEPT = 8
 
@@ -49,9 +51,9 @@ class FetchTotals:
 
 @dataclass
 class Fetch:
-    """Writes one snapshot from a store, or from several of which one stands in for another, into `tree`. Memory:
-    workers × about 15 MB and two batches of writes. `comparison`: of what is in the tree already, only what differs is
-    fetched.
+    """Writes one snapshot from a store, or from several of which one stands in for another, into `tree`. So many
+    `workers` open frames at once. Memory: for each about 30 MB, and two batches of writes. `comparison`: of what is in
+    the tree already, only what differs is fetched.
     """
 
     store: ReadableStore | Sources
@@ -67,6 +69,7 @@ class Fetch:
         self._packs = _Packs(self.keyring)
         self._frames: OrderedDict[Key, bytes] = OrderedDict()
         self._rooms = local()
+        self._turn = BoundedSemaphore(self.workers)
         self._running: set[Future[Found]] = set()
         self._batch: dict[Key, list[Write]] = {}
         self._held, self._enough = 0, _FIRST_BATCH
@@ -84,7 +87,7 @@ class Fetch:
         files, paths = 0, set[str]()
         with (
             Flusher(self.tree.handles.get(self.tree.root)) as self._flusher,
-            ThreadPoolExecutor(self.workers, thread_name_prefix="restore") as self._pool,
+            ThreadPoolExecutor(_THREADS * self.workers, thread_name_prefix="restore") as self._pool,
         ):
             try:
                 for entry in entries(self.sources, manifest, self.keyring) if read is None else read:
@@ -119,7 +122,7 @@ class Fetch:
         facts = FileFacts.of(entry, again=entry.path == CONTROL)
         if self.comparison is not None:
             for looks in self.comparison.add(path, facts, self._pieces(entry), entry.block_size):
-                self._submit(self.comparison.look, looks)
+                self._submit(self._look, looks)
         elif len(entry.chunks) <= 1:
             self._small(path, facts, list(self._writes(entry, path)))
         else:
@@ -180,7 +183,7 @@ class Fetch:
 
     def _submit(self, job: Callable[..., Found], *arguments: object) -> None:
         """Have a worker do it; wait while there is enough to do."""
-        while len(self._running) >= 2 * self.workers:
+        while len(self._running) >= 2 * _THREADS * self.workers:
             self._collect()
         self._running.add(self._pool.submit(job, *arguments))
 
@@ -201,7 +204,7 @@ class Fetch:
             self._flush_bare()
         if self.comparison is not None:
             for looks in self.comparison.rest():
-                self._submit(self.comparison.look, looks)
+                self._submit(self._look, looks)
         while self._running or self._batch:
             while self._running:
                 self._collect()
@@ -220,6 +223,11 @@ class Fetch:
         self.report(Progress("restore", "files", self._done, self._total))
         self._check_stop()
 
+    def _look(self, looks: list[Look]) -> Found:
+        assert self.comparison is not None
+        with self._turn:
+            return self.comparison.look(looks)
+
     def _make(self, bare: list[tuple[str, FileFacts]]) -> Found:
         for path, facts in bare:
             make_file(path, facts, self.tree.ids)
@@ -232,7 +240,7 @@ class Fetch:
     def _written(self, store: ReadableStore, pack: PackId, work: list[tuple[int, list[Write]]]) -> int:
         found = self._packs.open(store, pack)
         written = 0
-        plains = found.frames_at([number for number, _ in work], self._room())
+        plains = found.frames_at([number for number, _ in work], self._room(), self._turn)
         for (_, writes), plain in zip(work, plains, strict=True):
             written += write_frame(plain, writes, found.table.name, self.tree.ids)
         return written

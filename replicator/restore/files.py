@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from replicator.errors import IntegrityError
 from replicator.repository.manifests import FileEntry
 from replicator.restore.tree import host_errors, said
+from replicator.store.direct import write_past_cache
 
 Ids = tuple[int, int] | None
 
@@ -103,8 +104,10 @@ def _opened(write: Write, ids: Ids) -> int:
 
 
 def write_at(handle: int, data: memoryview | bytes, offset: int) -> None:
-    """Write all of `data`. Raises OSError."""
+    """Write all of `data`, what is large of it past the page cache. Raises OSError."""
     view = memoryview(data)
+    while count := write_past_cache(handle, view, offset):
+        view, offset = view[count:], offset + count
     while view:
         count = os.pwrite(handle, view[:_PIECE], offset)
         view, offset = view[count:], offset + count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import replace
 from typing import Any
 
@@ -128,7 +129,7 @@ class FrameRoom:
 
     def __init__(self) -> None:
         self._packed = memoryview(bytearray(FRAME_SIZE + FRAME_SIZE // 8))
-        self._plain = memoryview(bytearray(FRAME_SIZE))
+        self._plain = memoryview(mmap.mmap(-1, FRAME_SIZE))  # whole pages: what is written past the page cache must be
 
     def packed(self, size: int) -> memoryview:
         """Room for what is decrypted and still compressed."""

@@ -27,6 +27,7 @@ from replicator.snapshot.localplace import LocalPlacer
 from replicator.snapshot.localplan import LocalPlan
 from replicator.snapshot.localread import LocalFiles, Piece, PieceRead
 from replicator.snapshot.pace import Pace
+from replicator.snapshot.parentindex import CHECKED
 from replicator.snapshot.scratch import Scratch
 from replicator.snapshot.source import LABEL_FILE, Asked, Ended, Intake, ReadingProgress, Source, Totals
 from replicator.snapshot.stamps import SETTLED_S, comparison_due
@@ -178,6 +179,9 @@ class _LocalSource:
         manifest.finish(end.timeline, self.backup.start_lsn, end.stop_lsn)
         lines.rewind()
         placer.finish(lines, mode, mtime)
+        checked = still_checked and self.asked.settings.get("data_checksums") == "on"
+        if checked and not placer.damage:
+            intake.index.remember(CHECKED, b"1")
         return self._ended(end, known, tuple(placer.damage) if still_checked else ())
 
     def _ended(self, end: BackupEnd, known: frozenset[int], damage: tuple[str, ...]) -> Ended:

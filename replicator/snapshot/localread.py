@@ -14,7 +14,7 @@ from pathlib import Path
 
 from replicator.postgres.datadir import FoundFile, unreadable
 from replicator.postgres.pagecheck import suspects
-from replicator.seal.digest import block_hashes
+from replicator.seal.digest import COMPARISON_SIZE, block_hashes
 from replicator.snapshot.index import ParentFile
 
 #: Read at once, in bytes: a range of a large file, or some small files together.
@@ -23,6 +23,8 @@ CHUNK = 4 * 2**20
 _AGAIN = 4
 #: Never a link that took the file's place, nor a wait for a pipe that did.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: Pages: the first, and how many.
+_Run = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes to read: `length` from `offset` on, `last` if none follow. `descriptor` is open, or -1."""
+    """Bytes to read: `length` from `offset` on, `last` if none follow. `descriptor` is open, or -1. `sound`: the hashes
+    that blocks from the first on had when the checksums of their pages were looked at last.
+    """
 
     file: PlannedFile
     offset: int
     length: int
     last: bool
     descriptor: int = -1
+    sound: bytes = b""
 
 
 @dataclass(slots=True)
@@ -87,12 +92,14 @@ class LocalFiles:
     def read(self, pieces: Sequence[Piece]) -> list[PieceRead]:
         """Each piece, in order. Raises HostLacks."""
         reads = [PieceRead(self._bytes(piece)) for piece in pieces]
+        for piece, read in zip(pieces, reads, strict=True):
+            self._hash(piece, read)
         if self._check_below is not None:
             self._check(pieces, reads)
-        for piece, read in zip(pieces, reads, strict=True):
-            if read.data:
-                read.hashes = block_hashes(self._key, read.data, piece.file.unit)
         return reads
+
+    def _hash(self, piece: Piece, read: PieceRead) -> None:
+        read.hashes = block_hashes(self._key, read.data, piece.file.unit) if read.data else ()
 
     def _bytes(self, piece: Piece) -> bytes | None:
         path = self._root / piece.file.found.path
@@ -121,50 +128,81 @@ class LocalFiles:
         return data
 
     def _check(self, pieces: Sequence[Piece], reads: Sequence[PieceRead]) -> None:
-        """Read pages with a wrong checksum again: the server may have been writing them."""
+        """Read pages with a wrong checksum again: the server may have been writing them. Pages of blocks that are as
+        they were when somebody looked are not looked at.
+        """
         paged = [
             (piece, read)
             for piece, read in zip(pieces, reads, strict=True)
             if read.data and piece.file.found.segment is not None
         ]
-        wrong = self._wrong(paged)
+        wrong = self._wrong(paged, [self._new_pages(piece, read) for piece, read in paged])
         for _ in range(_AGAIN):
             if not wrong:
                 return
             self._pause()
             for number in wrong:
                 self._read_again(*paged[number], wrong[number])
-            again = self._wrong([paged[number] for number in wrong])
+            doubtful = [paged[number] for number in wrong]
+            again = self._wrong(doubtful, [self._all_pages(read) for _, read in doubtful])
             wrong = {number: again[at] for at, number in enumerate(wrong) if at in again}
         for number, pages in wrong.items():
             piece, read = paged[number]
             read.damaged = [piece.offset // self.page + page for page in pages]
 
-    def _wrong(self, paged: Sequence[tuple[Piece, PieceRead]]) -> dict[int, list[int]]:
-        """Pages with a wrong checksum, by the number of the piece, counted from its first page."""
+    def _all_pages(self, read: PieceRead) -> list[_Run]:
+        pages = len(read.data or b"") // self.page
+        return [(0, pages)] if pages else []
+
+    def _new_pages(self, piece: Piece, read: PieceRead) -> list[_Run]:
+        """The pages of blocks that were not so when their checksums were looked at last."""
+        if not piece.sound or piece.file.unit % self.page:
+            return self._all_pages(read)
+        if b"".join(read.hashes) == piece.sound:
+            return []
+        each, pages = piece.file.unit // self.page, len(read.data or b"") // self.page
+        runs: list[_Run] = []
+        for at, found in enumerate(read.hashes):
+            if piece.sound[at * COMPARISON_SIZE : (at + 1) * COMPARISON_SIZE] == found:
+                continue
+            first, count = at * each, min(each, pages - at * each)
+            if runs and sum(runs[-1]) == first:
+                first, count = runs[-1][0], runs.pop()[1] + count
+            runs.append((first, count))
+        return runs
+
+    def _wrong(
+        self, paged: Sequence[tuple[Piece, PieceRead]], looked_at: Sequence[Sequence[_Run]]
+    ) -> dict[int, list[int]]:
+        """Of the pages to be looked at, those with a wrong checksum, by the number of the piece, counted from its first
+        page.
+        """
         found: dict[int, list[int]] = {}
-        parts = [read.data or b"" for _, read in paged]
-        if not parts or self._check_below is None:
+        runs = [(number, first, count) for number, of in enumerate(looked_at) for first, count in of]
+        if not runs or self._check_below is None:
             return found
-        counts = [len(part) // self.page for part in parts]
-        firsts = [
-            (piece.file.found.segment or 0) * self._segment_pages + piece.offset // self.page for piece, _ in paged
-        ]
+        parts = [memoryview(paged[number][1].data or b"")[first * self.page : (first + count) * self.page]
+                 for number, first, count in runs]  # fmt: skip
+        blocks = [(self._first_block(paged[number][0]) + first, count) for number, first, count in runs]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         at = begin = 0
-        for page in suspects(data, zip(firsts, counts, strict=True), self.page, self._check_below):
-            while page >= begin + counts[at]:
-                begin += counts[at]
+        for page in suspects(data, blocks, self.page, self._check_below):
+            while page >= begin + runs[at][2]:
+                begin += runs[at][2]
                 at += 1
-            found.setdefault(at, []).append(page - begin)
+            number, first, _ = runs[at]
+            found.setdefault(number, []).append(first + page - begin)
         return found
+
+    def _first_block(self, piece: Piece) -> int:
+        return (piece.file.found.segment or 0) * self._segment_pages + piece.offset // self.page
 
     def _read_again(self, piece: Piece, read: PieceRead, pages: Sequence[int]) -> None:
         read.steady = False
         path = self._root / piece.file.found.path
         descriptor = open_file(path)
         if descriptor is None:  # dropped meanwhile: the WAL drops it too
-            read.data = b""
+            read.data, read.hashes = b"", ()
             return
         data = bytearray(read.data or b"")
         with closing(os.fdopen(descriptor, "rb", buffering=0)):
@@ -175,6 +213,7 @@ class LocalFiles:
                     break
                 data[page * self.page : (page + 1) * self.page] = found
         read.data = self._whole_pages(piece, bytes(data))
+        self._hash(piece, read)
 
 
 def _pread(path: Path, descriptor: int, length: int, offset: int) -> bytes:

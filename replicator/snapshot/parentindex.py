@@ -55,6 +55,12 @@ class Row(NamedTuple):
     mark: bytes
 
 
+#: Chunks kept parsed, of each file.
+_PARSED = 2
+#: What an index remembers of a snapshot of which every page of a relation was looked at, and no checksum was wrong.
+CHECKED = "checked"
+
+
 class ParentFile:
     """A file of the parent: its entry, how it looked (`stamp`, empty when unknown), the bytes that it needs of each
     pack, and its chunks. `whole`: no place of it is passed over, so that it may be taken over as it is.
@@ -65,6 +71,7 @@ class ParentFile:
         self.row = row
         self.stamp = row.stamp if row is not None else b""
         self._index = index
+        self._parsed: dict[int, Known | None] = {}
 
     @cached_property
     def entry(self) -> FileEntry:
@@ -93,6 +100,20 @@ class ParentFile:
 
         Where places of it are passed over, no name and no bytes: it can't be named again as it is.
         """
+        if number not in self._parsed:
+            if len(self._parsed) >= _PARSED:  # the one that is read and the one that is placed, a little behind it
+                del self._parsed[min(self._parsed)]
+            self._parsed[number] = self._chunk(number)
+        return self._parsed[number]
+
+    def sound(self, number: int) -> bytes:
+        """The hashes of the blocks of chunk `number` where the checksums of all its pages are known to have been looked
+        at; else none.
+        """
+        known = self.chunk(number) if self._index.checked else None
+        return known[2].hashes if known is not None else b""
+
+    def _chunk(self, number: int) -> Known | None:
         if self.row is None or number >= len(self.entry.chunks):
             return None
         named = self.entry.chunks[number]
@@ -158,6 +179,11 @@ class ParentIndex:
         ):
             db.execute("CREATE INDEX IF NOT EXISTS by_path ON entries (path)")
             db.commit()
+
+    @cached_property
+    def checked(self) -> bool:
+        """Whether every page of a relation had the checksum that it must have."""
+        return self.recall(CHECKED) is not None
 
     def recall(self, name: str) -> bytes | None:
         """What was remembered under that name."""

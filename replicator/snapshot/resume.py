@@ -265,6 +265,10 @@ class _ResumedFile(ParentFile):
                 known = b"", b"", lay_over(found[2], below, self._resumed.usable, self.block_size)
         return known
 
+    def sound(self, number: int) -> bytes:
+        """The parent's: a take that died told nobody of the pages that it found wrong."""
+        return self._own.sound(number) if self._own is not None else b""
+
     def _of(self, index: ParentIndex, file: ParentFile | None, number: int) -> Known | None:
         if file is not None:
             return file.chunk(number)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from replicator.errors import AlreadyExists, ObjectAbsent, StoreMisconfigured, StoreUnavailable, UploadLost
+from replicator.store.direct import LARGE, room, write_past_cache
 from replicator.store.files import (
     make_directories,
     move_new,
@@ -264,6 +265,7 @@ class DirectoryUpload:
         self._target = target
         self._temporary = temporary
         self._descriptor: int | None = descriptor
+        self._room: memoryview | None = None
         self._durable = False
 
     def part(self, number: int, offset: int, data: bytes) -> None:  # noqa: ARG002 - its place says it all
@@ -271,9 +273,19 @@ class DirectoryUpload:
         if self._descriptor is None:
             raise UploadLost(f"the upload of {self._name} has ended")
         try:
-            write_all(self._descriptor, data, offset)
+            written = self._past_cache(self._descriptor, data, offset)
+            write_all(self._descriptor, memoryview(data)[written:], offset + written)
         except OSError as error:
             raise self._store.error(self._name, error) from error
+
+    def _past_cache(self, descriptor: int, data: bytes, offset: int) -> int:
+        """How many bytes of the beginning were written past the page cache."""
+        if not LARGE <= len(data) <= self._store.part_size:
+            return 0
+        if self._room is None:
+            self._room = room(self._store.part_size)
+        self._room[: len(data)] = data
+        return write_past_cache(descriptor, self._room[: len(data)], offset)
 
     def complete(self) -> None:
         """fsync, link, fsync of the directory. A failed fsync leaves bytes of unknown state: it is never repeated."""

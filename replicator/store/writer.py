@@ -59,7 +59,7 @@ class PartWriter:
         self._complete = complete
         self._digest = blake3()
         self._size = driver.part_size
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._held = 0
         self._upload: Upload | None = None
         self._parts = self._written = 0
@@ -74,7 +74,8 @@ class PartWriter:
         view = memoryview(data).cast("B")
         while view:
             taken = min(len(view), self._size - self._held)
-            self._chunks.append(bytes(view[:taken]))
+            part = view[:taken]
+            self._chunks.append(part if isinstance(data, bytes) else bytes(part))  # what may change is copied
             self._held += taken
             view = view[taken:]
             if self._held == self._size:
@@ -111,7 +112,8 @@ class PartWriter:
 
     def _taken(self) -> bytes:
         """What is held, as one; nothing is held afterwards."""
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        first = self._chunks[0] if len(self._chunks) == 1 else None
+        data = first if isinstance(first, bytes) else b"".join(self._chunks)
         self._chunks.clear()
         self._held = 0
         return data

@@ -6,9 +6,10 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from backports import zstd
+from zstandard import ZstdCompressor
 
-from replicator.seal.compress import compress, decompress
+from replicator.errors import IntegrityError
+from replicator.seal.compress import compress, decompress, decompress_into
 from replicator.seal.header import Compression
 
 
@@ -23,7 +24,7 @@ def test_each_frame_is_as_from_a_new_encoder() -> None:
     work = [(level, frame) for level in (3, 1, 19, 3, 3) for frame in _frames()]
     with ThreadPoolExecutor(3) as pool:
         sealed = list(pool.map(lambda one: compress(Compression.ZSTD, *one), work))
-    assert sealed == [zstd.compress(frame, level) for level, frame in work]
+    assert sealed == [ZstdCompressor(level).compress(frame) for level, frame in work]
     assert [decompress(Compression.ZSTD, data, len(frame)) for data, (_, frame) in zip(sealed, work, strict=True)] == [
         frame for _, frame in work
     ]
@@ -35,4 +36,19 @@ def test_what_fails_leaves_nothing_behind() -> None:
     compress(Compression.ZSTD, 3, frame)
     with pytest.raises(TypeError):
         compress(Compression.ZSTD, 3, "text")  # type: ignore[arg-type]
-    assert compress(Compression.ZSTD, 3, frame) == zstd.compress(frame, 3)
+    assert compress(Compression.ZSTD, 3, frame) == ZstdCompressor(3).compress(frame)
+
+
+@pytest.mark.parametrize("frame", _frames())
+def test_a_frame_may_keep_its_size_to_itself(frame: bytes) -> None:
+    """A frame of another encoder, which does not say how much comes, opens as well; and no other size of it does."""
+    encoder = ZstdCompressor(3, write_content_size=False)
+    data = encoder.compress(frame)
+    room = memoryview(bytearray(len(frame)))
+    decompress_into(Compression.ZSTD, data, room)
+    assert bytes(room) == frame == decompress(Compression.ZSTD, data, len(frame))
+    for size in (len(frame) - 1, len(frame) + 1):
+        with pytest.raises(IntegrityError):
+            decompress(Compression.ZSTD, data, size)
+        with pytest.raises(IntegrityError):
+            decompress_into(Compression.ZSTD, data, memoryview(bytearray(size)))

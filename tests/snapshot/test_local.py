@@ -112,6 +112,7 @@ def test_unchanged_files_are_taken_over_unread(
                 time.sleep(2 * _SETTLED_S)
             result = taken(primary, repository, state, **given)
             index = index_of(state)
+            assert index.checked
             compared.append(index.recall(COMPARED))
             file = index.file("PG_VERSION"), index.file(relation)
             stamps.append([one.stamp if one is not None else b"" for one in file])
@@ -208,21 +209,25 @@ def test_a_tablespace_inside_the_data_directory(
 
 
 def test_a_wrong_page_checksum_completes_and_marks(base: Path, repository: Repository, tmp_path: Path) -> None:
-    """The snapshot exists, is damaged, names file and block, and exits with 4; it is no one's parent."""
+    """The snapshot exists, is damaged, names file and block, and exits with 4, also when pages that are as its parent
+    has them are not looked at; it is no one's parent.
+    """
     with make_cluster(base, wal_segsize_mb=1) as cluster:
         grant(cluster)
         cluster.sql("CREATE TABLE rusak AS SELECT g FROM generate_series(1, 10000) g")
         relation = cluster.value("SELECT pg_relation_filepath('rusak')")
         cluster.restart()
-        with (cluster.directory / relation).open("r+b") as file:
-            file.seek(3 * 8192 + 4000)
-            file.write(b"bad bytes")
         with shipping(cluster, repository):
+            well = taken(cluster, repository, tmp_path / "state")
+            with (cluster.directory / relation).open("r+b") as file:
+                file.seek(3 * 8192 + 4000)
+                file.write(b"bad bytes")
             result = taken(cluster, repository, tmp_path / "state")
             after = taken(cluster, repository, tmp_path / "state")
-    assert (result.exit_code, result.row.damaged) == (4, True)
+    assert (well.exit_code, well.row.damaged) == (0, False)
+    assert (result.exit_code, result.row.damaged, result.row.parent) == (4, True, well.row.snapshot.label)
     assert [finding.text for finding in result.findings] == [f"page checksum is wrong in {relation}, block 3"]
-    assert (after.exit_code, after.row.parent) == (4, None)
+    assert (after.exit_code, after.row.parent) == (4, well.row.snapshot.label)
 
 
 def test_another_directory_is_not_read(

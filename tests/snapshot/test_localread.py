@@ -167,6 +167,41 @@ def test_pages_that_are_no_error(tmp_path: Path) -> None:
     assert read(tmp_path, whole("1", 2 * PAGE), below=None)[0].damaged == []
 
 
+@pytest.mark.parametrize("unit", [PAGE, 2 * PAGE])
+def test_only_what_changed_is_looked_at(tmp_path: Path, unit: int) -> None:
+    """Pages of blocks that were looked at before are not looked at again; a wrong one among the others is found, all of
+    its piece are looked at then, and one that was torn has the hash of what was read at last.
+    """
+    bad = bytes([9]) * PAGE
+    before = page(0) + page(1) + bad + page(3) + page(4) + page(5)
+    now = before[: 4 * PAGE] + page(4)[:-1] + b"!" + page(5, filling=8) + page(6)
+    file = PlannedFile(FoundFile("1", len(now), 0o600, 0, 0, 0, 0), unit, None)
+    sound = b"".join(block_hashes(KEY, before, unit))
+
+    def looked(content: bytes, *pieces: Piece, pause: Callable[[], object] = lambda: None) -> list[list[int]]:
+        (tmp_path / "1").write_bytes(content)
+        files = LocalFiles(tmp_path, KEY, page=PAGE, segment_pages=8, check_below=NEVER, pause=pause)
+        found = files.read(pieces)
+        for piece, one in zip(pieces, found, strict=True):
+            assert one.data == (tmp_path / "1").read_bytes()[piece.offset : piece.offset + piece.length]
+            assert list(one.hashes) == block_hashes(KEY, one.data, unit)
+        return [one.damaged for one in found]
+
+    def mended() -> None:
+        (tmp_path / "1").write_bytes(before[: 4 * PAGE] + page(4) + page(5, filling=8) + page(6))
+
+    whole_file = Piece(file, 0, len(now), last=True, sound=sound)
+    halves = (
+        Piece(file, 0, 4 * PAGE, last=False, sound=sound[: 4 * PAGE // unit * 16]),
+        Piece(file, 4 * PAGE, 3 * PAGE, last=True, sound=sound[4 * PAGE // unit * 16 :]),
+    )
+    assert looked(before, Piece(file, 0, len(before), last=True, sound=sound)) == [[]]
+    assert looked(before, Piece(file, 0, len(before), last=True)) == [[2]]
+    assert looked(now, whole_file) == [[2, 4]]
+    assert looked(now, *halves) == [[], [4]]
+    assert looked(now, *halves, pause=mended) == [[], []]
+
+
 def test_no_link_and_no_pipe_in_a_file_s_place(tmp_path: Path) -> None:
     """What replaced the file since it was found is neither followed nor waited for."""
     (tmp_path / "secret").write_bytes(b"of others")
