@@ -127,7 +127,7 @@ class Cluster:
 
     def writer(self) -> SigningKey | None:
         """This host's signing key; None when `init` has not been here. Raises KeysError."""
-        from replicator.upkeep.init import load_writer_key
+        from replicator.upkeep.secrets import load_writer_key
 
         return load_writer_key(self.policy.encryption.writer_key)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from replicator.compose import Cluster
     from replicator.core.lsn import Lsn
     from replicator.replicas.job import ReplicaJob
-    from replicator.snapshot import TakeJob
+    from replicator.snapshot.job import TakeJob
     from replicator.snapshot.standby import Standby
     from replicator.upkeep.prune import PruneJob
     from replicator.verify.model import VerifyJob
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def take_job(cluster: Cluster, *, full: bool = False, workers: int | None = None) -> TakeJob:
     """What `snapshot take` works on; a store within its retry budget is waited for. Raises as `repository` does."""
-    from replicator.snapshot import TakeJob
+    from replicator.snapshot.job import TakeJob
 
     policy, tolerance = cluster.policy, cluster.policy.tolerance
     local = None

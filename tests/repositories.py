@@ -12,7 +12,8 @@ from replicator.seal.signature import SEALING, key_text, new_x25519, x25519_publ
 from replicator.store import Prefixed, ResilientStore, Store
 from replicator.store.directory import DirectoryStore
 from replicator.tolerance import SystemClock
-from replicator.upkeep.init import InitJob, initialise, load_writer_key
+from replicator.upkeep.init import InitJob, initialise
+from replicator.upkeep.secrets import load_writer_key
 
 Wrap = Callable[[Store], Store]
 

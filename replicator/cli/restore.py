@@ -53,8 +53,8 @@ _PATH = click.Path(path_type=Path)
 @common_options(progress=True)
 def restore(ctx: Context, cluster: str, into: Path, dry_run: bool, **options: Any) -> None:
     """Restore CLUSTER into DIR: as it was at a time, an LSN, a transaction, a named point, or as late as possible."""
-    from replicator.restore import make_plan
-    from replicator.restore import restore as run_restore
+    from replicator.restore.run import make_plan
+    from replicator.restore.run import restore as run_restore
 
     target = _target(options)
     if options["port"] is not None and not options["start"]:
@@ -129,7 +129,8 @@ def _job(
     stop: Event,
 ) -> RestoreJob:
     from replicator.cli.source import from_policy, from_sheet
-    from replicator.restore import PlanRequest, RestoreJob
+    from replicator.restore.job import RestoreJob
+    from replicator.restore.plan import PlanRequest
 
     if options["sheet"] is not None:
         source = from_sheet(cluster, options["sheet"], options["store"], options["identity"])

@@ -17,7 +17,7 @@ from replicator.core.moment import rfc3339
 
 if TYPE_CHECKING:
     from replicator.repository.repository import Repository
-    from replicator.snapshot import TakeResult
+    from replicator.snapshot.job import TakeResult
     from replicator.upkeep.prune_remove import Changed
 
 _COLUMNS = ("label", "timeline", "start", "stop", "time", "parent", ">bytes", ">added", "stores", "state")
@@ -40,7 +40,7 @@ def take(ctx: Context, cluster: str, full: bool, workers: int | None) -> int:
     """
     from replicator.compose import compose
     from replicator.jobs import take_job
-    from replicator.snapshot import take as take_snapshot
+    from replicator.snapshot.take import take as take_snapshot
 
     daemon, policy = cluster_and_daemon_policy(ctx, cluster)
     with stopping() as stop:
@@ -60,7 +60,7 @@ def take(ctx: Context, cluster: str, full: bool, workers: int | None) -> int:
 @common_options()
 def list_(ctx: Context, cluster: str, store: str | None) -> int:
     """List the snapshots of CLUSTER, oldest first. Exits with 6 when a store did not answer."""
-    from replicator.snapshot import list_rows
+    from replicator.snapshot.view import list_rows
 
     listing = list_rows(_repository(ctx, cluster, store, secrets=False))
     if ctx.json:
@@ -78,7 +78,7 @@ def list_(ctx: Context, cluster: str, store: str | None) -> int:
 @common_options()
 def show(ctx: Context, cluster: str, label: str) -> None:
     """Show the snapshot LABEL of CLUSTER: its facts, its packs, and what each store has of it."""
-    from replicator.snapshot import show as show_snapshot
+    from replicator.snapshot.view import show as show_snapshot
 
     found = show_snapshot(_repository(ctx, cluster, None, secrets=True), label)
     if ctx.json:

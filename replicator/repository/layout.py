@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from replicator.core.lsn import Lsn, Segment
 from replicator.core.snapshot import Snapshot
@@ -32,8 +32,7 @@ _LABEL = r"(\d{8}T\d{6}Z)"
 _SYSTEM = r"([1-9]\d{0,19})"
 
 
-@dataclass(frozen=True, slots=True)
-class WalName:
+class WalName(NamedTuple):
     """A complete segment; `segment` is the 24-digit name (its size comes from the header or the server)."""
 
     system_id: int
@@ -42,8 +41,7 @@ class WalName:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class PieceName:
+class PieceName(NamedTuple):
     """The bytes [start, end) of one segment."""
 
     system_id: int
@@ -54,16 +52,14 @@ class PieceName:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryName:
+class HistoryName(NamedTuple):
     """A timeline's history."""
 
     system_id: int
     timeline: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PackId:
+class PackId(NamedTuple):
     """A pack, as maps and manifests name it."""
 
     label: str
@@ -71,16 +67,14 @@ class PackId:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class PackName:
+class PackName(NamedTuple):
     """A pack's object."""
 
     system_id: int
     pack: PackId
 
 
-@dataclass(frozen=True, slots=True)
-class BeginName:
+class BeginName(NamedTuple):
     """A snapshot was begun."""
 
     system_id: int
@@ -88,15 +82,13 @@ class BeginName:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestName:
+class ManifestName(NamedTuple):
     """A snapshot exists."""
 
     snapshot: Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class NoteName:
+class NoteName(NamedTuple):
     """A note; `time` is its text form."""
 
     system_id: int
@@ -106,8 +98,7 @@ class NoteName:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RecordName:
+class RecordName(NamedTuple):
     """A verification's record; `time` is its text form."""
 
     system_id: int

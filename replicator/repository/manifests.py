@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from replicator.core.snapshot import Snapshot
 from replicator.errors import IntegrityError
@@ -20,8 +20,7 @@ from replicator.seal.table import Table
 from replicator.store.protocol import ReadableStore
 
 
-@dataclass(frozen=True, slots=True)
-class MapRef:
+class MapRef(NamedTuple):
     """A map chunk that lies in a pack: `length` plain bytes from `offset` on in one frame."""
 
     pack: PackId
@@ -30,8 +29,7 @@ class MapRef:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """A regular file. `chunks`: each the map chunk's bytes, or where they lie. `mtime` in seconds."""
 
     path: str
@@ -42,16 +40,14 @@ class FileEntry:
     chunks: tuple[bytes | MapRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
+class DirectoryEntry(NamedTuple):
     """A directory."""
 
     path: str
     mode: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkEntry:
+class LinkEntry(NamedTuple):
     """A symbolic link."""
 
     path: str

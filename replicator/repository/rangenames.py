@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from replicator.core.lsn import Lsn
 
@@ -11,8 +11,7 @@ _RANGE = re.compile(r"([1-9]\d{0,19})/ranges/wal-([0-9A-F]{8})-([0-9A-F]{16})-([
 _SUMMARY = re.compile(r"([1-9]\d{0,19})/ranges/snapshots-(\d{8}T\d{6}Z)-(\d{8}T\d{6}Z)-([0-9a-f]{16})\Z")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RangeName:
+class RangeName(NamedTuple):
     """Which complete segments a store holds of [start, end) of one timeline."""
 
     system_id: int
@@ -22,8 +21,7 @@ class RangeName:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SummaryName:
+class SummaryName(NamedTuple):
     """What the tables of the manifests from one label to another say."""
 
     system_id: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,7 @@ def wrap_for_x25519(
 def wrap_for_passphrase(secret: WrappedSecret, passphrase: bytes, repository_id: bytes, key_id: bytes, *,
                         n: int = SCRYPT_N) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """(recipient id, document body without `created` and `label`) for a passphrase."""
-    salt = secrets.token_bytes(16)
+    salt = os.urandom(16)
     name = f"passphrase-{salt[:8].hex()}"
     key = Scrypt(salt=salt, length=32, n=n, r=SCRYPT_R, p=SCRYPT_P).derive(passphrase)
     sealed = AESGCM(key).encrypt(bytes(12), secret.to_bytes(), _info(repository_id, key_id, name))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
+import os
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from replicator.errors import KeysError
 from replicator.seal.digest import short_id
@@ -52,13 +51,12 @@ def parse_key(prefix: str, text: str) -> bytes:
 
 def x25519_public(private: bytes) -> bytes:
     """The public half of an X25519 private key."""
-    public = X25519PrivateKey.from_private_bytes(private).public_key()
-    return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def new_x25519() -> bytes:
     """A random X25519 private key."""
-    return secrets.token_bytes(32)
+    return os.urandom(32)
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,12 @@ class SigningKey:
     @classmethod
     def generate(cls) -> SigningKey:
         """A random one."""
-        return cls(secrets.token_bytes(32))
+        return cls(os.urandom(32))
 
     @property
     def public(self) -> bytes:
         """Its public half, 32 bytes."""
-        key = Ed25519PrivateKey.from_private_bytes(self.seed).public_key()
-        return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
 
     @property
     def id(self) -> bytes:

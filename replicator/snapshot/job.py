@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from replicator.core.finding import Finding
-from replicator.core.moment import rfc3339_of
-from replicator.core.snapshot import Snapshot
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.seal.header import Compression
 from replicator.seal.keyring import Keyring
 from replicator.snapshot.packer import PACK_SIZE
+from replicator.snapshot.row import SnapshotRow
 from replicator.snapshot.source import LocalReader
 from replicator.snapshot.standby import Standby
 from replicator.tolerance import Clock, SystemClock
@@ -74,36 +73,6 @@ class TakeJob:
     def opening(self) -> Keyring:
         """The keyring for what must be opened. Raises KeysError and its kinds, StoreUnavailable."""
         return self.repository.keyring if self.unlock is None else self.unlock()
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    """One row of `snapshot list`. `stop_us` in microseconds; None in `parent` for a full one."""
-
-    snapshot: Snapshot
-    stop_us: int
-    parent: str | None
-    bytes: int
-    added_bytes: int
-    pinned: bool
-    stores: tuple[str, ...]
-    damaged: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """The row with the keys that operators bind to."""
-        return {
-            "label": self.snapshot.label,
-            "start_lsn": str(self.snapshot.start),
-            "stop_lsn": str(self.snapshot.stop),
-            "timeline": self.snapshot.timeline,
-            "time": rfc3339_of(self.stop_us),
-            "parent": self.parent,
-            "bytes": self.bytes,
-            "added_bytes": self.added_bytes,
-            "pinned": self.pinned,
-            "stores": list(self.stores),
-            "damaged": self.damaged,
-        }
 
 
 @dataclass(frozen=True, slots=True)

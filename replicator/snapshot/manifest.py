@@ -16,8 +16,8 @@ from replicator.repository.layout import PackId
 from replicator.repository.locks import extend_documents, extend_packs
 from replicator.repository.objects import read_header
 from replicator.seal.keyring import Keyring
-from replicator.snapshot.parent import missing_packs
 from replicator.snapshot.participants import Participants
+from replicator.snapshot.presence import missing_packs
 from replicator.store.locks import locks
 from replicator.store.protocol import Store
 

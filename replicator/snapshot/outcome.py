@@ -11,7 +11,8 @@ from replicator.core.finding import Finding
 from replicator.errors import ReplicatorError
 from replicator.repository.layout import manifest_name
 from replicator.repository.manifests import SnapshotFacts
-from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS, SnapshotRow
+from replicator.snapshot.job import PAGE_CHECKSUM, STORE_LACKS
+from replicator.snapshot.row import SnapshotRow
 
 
 def row_of(facts: SnapshotFacts, size: int, added: int, holders: tuple[str, ...]) -> SnapshotRow:

@@ -6,14 +6,14 @@ Owns the choice and the reading of a parent's maps. A parent that can't be used 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from replicator.core.finding import Finding
 from replicator.core.snapshot import Snapshot
 from replicator.errors import IntegrityError, KeysError, ObjectAbsent, StoreUnavailable
-from replicator.repository.layout import PackId, PackName, manifest_name, pack_name, packs_prefix, parse_name
+from replicator.repository.layout import PackId, manifest_name, pack_name
 from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, read_summary
 from replicator.repository.objects import StoredObject, open_object
 from replicator.seal.keyring import Keyring
@@ -21,6 +21,7 @@ from replicator.snapshot.deadpacks import pass_over_dead
 from replicator.snapshot.index import IndexWriter, ParentIndex
 from replicator.snapshot.job import PARENT_UNUSABLE
 from replicator.snapshot.participants import Participants
+from replicator.snapshot.presence import missing_packs
 from replicator.store.protocol import ReadableStore, Store
 
 #: Snapshots looked at, from the newest back, before a full one is taken.
@@ -36,18 +37,6 @@ class Parent:
     snapshot: Snapshot
     index: ParentIndex
     sizes: Mapping[PackId, tuple[int, int]]
-
-
-def missing_packs(store: ReadableStore, system_id: int, packs: Iterable[PackId]) -> list[PackId]:
-    """Those of `packs` that a store doesn't list: one LIST per label."""
-    wanted = sorted(packs)
-    held: set[PackId] = set()
-    for label in sorted({pack.label for pack in wanted}):
-        for info in store.list(packs_prefix(system_id, label)):
-            place = parse_name(info.name)
-            if isinstance(place, PackName):
-                held.add(place.pack)
-    return [pack for pack in wanted if pack not in held]
 
 
 def choose_parent(
@@ -205,4 +194,4 @@ def _drop_oldest(kept: OrderedDict[PackId, StoredObject] | OrderedDict[tuple[Pac
         kept.popitem(last=False)
 
 
-__all__ = ["MapReader", "Parent", "choose_parent", "load_parent", "missing_packs", "read_into_index"]
+__all__ = ["MapReader", "Parent", "choose_parent", "load_parent", "read_into_index"]

@@ -29,13 +29,14 @@ from replicator.snapshot.begin import Begun, attempt, exclude_others, free_label
 from replicator.snapshot.channels import Channels
 from replicator.snapshot.choice import Sources
 from replicator.snapshot.index import IndexWriter
-from replicator.snapshot.job import SnapshotRow, TakeJob, TakeResult
+from replicator.snapshot.job import TakeJob, TakeResult
 from replicator.snapshot.manifest import extend_locks, put_once, refuse_lacking
 from replicator.snapshot.outcome import findings_of, row_of
 from replicator.snapshot.packer import Packer, PackPlace
 from replicator.snapshot.parent import Parent, choose_parent, load_parent
 from replicator.snapshot.participants import Participants
 from replicator.snapshot.resume import Leftovers, bound_to
+from replicator.snapshot.row import SnapshotRow
 from replicator.snapshot.runs import SMALLEST
 from replicator.snapshot.source import Asked, Ended, Intake, Totals
 from replicator.snapshot.standby import Stored

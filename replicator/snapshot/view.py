@@ -18,8 +18,8 @@ from replicator.repository.layout import manifest_name, pack_name
 from replicator.repository.manifests import ManifestReader, ManifestSummary, read_summary
 from replicator.repository.notes import list_notes
 from replicator.repository.repository import Repository
-from replicator.snapshot.job import SnapshotRow
-from replicator.snapshot.parent import missing_packs
+from replicator.snapshot.presence import missing_packs
+from replicator.snapshot.row import SnapshotRow
 
 
 @dataclass(frozen=True)

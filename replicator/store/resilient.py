@@ -27,6 +27,8 @@ from replicator.tolerance import Breaker, BreakerStatistics, Bulkhead, BulkheadS
 
 T = TypeVar("T")
 
+#: Names asked for at once: few first, since many a caller looks at one only, then more with each page.
+_FIRST_PAGE = 8
 _PAGE = 1000
 _WHOLE = 16 << 20
 _COMPARED = 8 << 20
@@ -103,7 +105,7 @@ class ResilientStore:
         """Every object whose name begins with `prefix` and sorts after `after`. A page that fails is asked for again;
         a fresh start goes on where the last page ended.
         """
-        last = after
+        last, most = after, _FIRST_PAGE
         source: Iterator[ObjectInfo] | None = None
 
         def page() -> tuple[ObjectInfo, ...]:
@@ -111,14 +113,14 @@ class ResilientStore:
             if source is None:
                 source = self._driver.list(prefix, after=last)
             try:
-                return tuple(islice(source, _PAGE))
+                return tuple(islice(source, most))
             except ReplicatorError:
                 source = None
                 raise
 
         while found := self._call(page, what=f"list {prefix or self.name}"):
             yield from found
-            last = found[-1].name
+            last, most = found[-1].name, min(most * 8, _PAGE)
 
     @property
     def locks(self) -> bool:

@@ -58,7 +58,7 @@ def _entries(directory: Path, base: str) -> list[str]:
 
 def _info(root: Path, name: str) -> ObjectInfo | None:
     try:
-        found = (root / name).lstat()
+        found = os.lstat(f"{root}/{name}")
     except FileNotFoundError:
         return None
     if not modes.S_ISREG(found.st_mode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class ReadOnly:
 
     def stat(self, name: str) -> ObjectInfo:
         """Facts of one object. Raises ObjectAbsent."""
-        return replace(self._readable.stat(self._prefix + name), name=name)
+        return self._readable.stat(self._prefix + name)._replace(name=name)
 
     def earlier(self, name: str) -> Iterator[ReadableStore]:
         """The store with each earlier content of `name` in its place, oldest first."""
@@ -53,7 +52,7 @@ class ReadOnly:
         """Every object whose name begins with `prefix` and sorts after `after`, ascending bytewise, lazily."""
         skipped = len(self._prefix)
         for info in self._readable.list(self._prefix + prefix, after=self._prefix + after if after else ""):
-            yield replace(info, name=info.name[skipped:])
+            yield info._replace(name=info.name[skipped:])
 
 
 class Prefixed(ReadOnly):

@@ -47,6 +47,7 @@ from replicator.seal.signature import (
 )  # fmt: skip
 from replicator.store.protocol import Store
 from replicator.upkeep.keys_documents import in_order, root_names, subjects_of
+from replicator.upkeep.secrets import load_writer_key
 from replicator.upkeep.sheet import Sheet, SheetStore, format_sheet
 
 
@@ -94,22 +95,6 @@ def initialise(job: InitJob) -> InitResult:
     if holders:
         return _complete(job, holders)
     return _create(job)
-
-
-def load_writer_key(path: Path) -> SigningKey | None:
-    """This host's writer key; None when there is none yet. Raises KeysError when others can read it."""
-    try:
-        text = path.read_text("ascii")
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(
-            f"the writer key {path} can't be read", hint="It belongs to the user that runs replicator."
-        ) from error
-    if mode & 0o077:
-        raise KeysError(f"the writer key {path} can be read by others", hint=f"Run chmod 600 {path}.")
-    return SigningKey(parse_key(SIGNING_SECRET, text))
 
 
 def _writer_key(path: Path) -> SigningKey:

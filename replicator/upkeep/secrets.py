@@ -1,9 +1,10 @@
-"""What this host may open and sign with, resolved from a policy's references. Never kept, never said."""
+"""What this host may open and sign with: a policy's references resolved, and its own writer key. Never said."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from replicator.errors import KeysError
 from replicator.policy import EncryptionPolicy, SecretRef, resolve_secret
 from replicator.repository.repository import Secrets
 from replicator.seal.signature import SEALING_SECRET, SIGNING_SECRET, SigningKey, parse_key
@@ -26,3 +27,19 @@ def held_secrets(
         else:
             identities = (parse_key(SEALING_SECRET, text),)
     return Secrets(passphrases, identities, seed, writer)
+
+
+def load_writer_key(path: Path) -> SigningKey | None:
+    """This host's writer key; None when there is none yet. Raises KeysError when others can read it."""
+    try:
+        text = path.read_text("ascii")
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeysError(
+            f"the writer key {path} can't be read", hint="It belongs to the user that runs replicator."
+        ) from error
+    if mode & 0o077:
+        raise KeysError(f"the writer key {path} can be read by others", hint=f"Run chmod 600 {path}.")
+    return SigningKey(parse_key(SIGNING_SECRET, text))

@@ -29,9 +29,8 @@ from replicator.errors import (
 from replicator.policy import VerifyPolicy
 from replicator.postgres.conninfo import targets_of
 from replicator.repository.manifests import ManifestReader
-from replicator.restore import RecoveryPlan
 from replicator.restore.gather import gather
-from replicator.restore.plan import StoreView
+from replicator.restore.plan import RecoveryPlan, StoreView
 from replicator.restore.route import routes
 from replicator.tolerance import Deadline
 from replicator.verify.compare_hold import Replica, held, standing

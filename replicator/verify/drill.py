@@ -31,10 +31,9 @@ from replicator.errors import (
 )
 from replicator.postgres.waldump import Waldump
 from replicator.repository.manifests import ManifestReader
-from replicator.restore import PlanRequest, RecoveryPlan
 from replicator.restore.gather import Gathered, StoreTimes, gather, plan_from
 from replicator.restore.outlook import window_facts
-from replicator.restore.plan import StoreView
+from replicator.restore.plan import PlanRequest, RecoveryPlan, StoreView
 from replicator.restore.route import routes
 from replicator.restore.walprobe import WaldumpProbe
 from replicator.tolerance import Deadline

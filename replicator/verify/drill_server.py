@@ -33,7 +33,9 @@ from replicator.postgres.localserver import LocalServer
 from replicator.postgres.query import SqlConnection
 from replicator.postgres.tables import local_session, superusers
 from replicator.repository.manifests import ManifestReader, SnapshotFacts
-from replicator.restore import PlanRequest, RecoveryPlan, RestoreJob, RestoreResult, restore
+from replicator.restore.job import RestoreJob, RestoreResult
+from replicator.restore.plan import PlanRequest, RecoveryPlan
+from replicator.restore.run import restore
 from replicator.tolerance import Deadline
 from replicator.verify.drill_scratch import RunDirectory, clean, owner_of, prepare, run_directory
 from replicator.verify.drill_settings import quiet_options, safe_settings

@@ -172,7 +172,19 @@ def test_the_entry_point_imports_little() -> None:
     """restore_command starts once for each segment: no library but click is loaded before the verb is known."""
     code = (
         "import sys, replicator.cli.main, replicator.cli.common\n"
-        "heavy = {'pydantic', 'rich', 'psycopg', 'boto3', 'cryptography', 'apscheduler', 'structlog', 'waitress'}\n"
+        "heavy = {'rich', 'psycopg', 'boto3', 'cryptography', 'apscheduler', 'structlog', 'waitress'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_a_verb_loads_no_library_that_it_does_not_use() -> None:
+    """A restore and a list of snapshots ask no server, check no page and draw no table before they have begun."""
+    code = (
+        "import sys, replicator.cli.restore, replicator.restore.run, replicator.cli.source, replicator.compose\n"
+        "import replicator.cli.snapshot, replicator.snapshot.view, replicator.store.directory\n"
+        "heavy = {'psycopg', 'numpy', 'boto3', 'urllib3', 'rich', 'asyncio', 'sqlite3', 'ssl'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -19,7 +19,7 @@ import pytest
 from replicator.cli.main import run
 from replicator.core.progress import silent
 from replicator.jobs import take_job
-from replicator.snapshot import take
+from replicator.snapshot.take import take
 from tests.clusters import OWNER, binaries, cluster_base, have_binaries, make_cluster, run_as_owner
 from tests.composed import composed, environment, json_of, replicator, write_policies
 from tests.stream.streams import RunningStream, settings

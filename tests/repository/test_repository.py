@@ -52,7 +52,8 @@ from replicator.seal.document import MOST_BYTES, open_document, sign_as_writer
 from replicator.seal.header import Compression
 from replicator.seal.signature import base64url, key_text, new_x25519, x25519_public
 from replicator.store.directory import DirectoryStore
-from replicator.upkeep.init import InitJob, InitResult, initialise, load_writer_key
+from replicator.upkeep.init import InitJob, InitResult, initialise
+from replicator.upkeep.secrets import load_writer_key
 from replicator.upkeep.sheet import SheetStore, parse_sheet, write_sheet
 
 SYSTEM = 7301234567890123456

@@ -19,10 +19,12 @@ from replicator.postgres.binaries import find_binaries
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
-from replicator.restore import PlanRequest, RestoreJob, RestoreResult, restore
 from replicator.restore.access import StoreAccess
-from replicator.snapshot import take
+from replicator.restore.job import RestoreJob, RestoreResult
+from replicator.restore.plan import PlanRequest
+from replicator.restore.run import restore
 from replicator.snapshot.job import TakeJob
+from replicator.snapshot.take import take
 from tests.clusters import OWNER, TestCluster, binaries, make_cluster, run_as_owner
 from tests.repositories import make_repository
 from tests.stream.streams import SLOT, RunningStream, settings

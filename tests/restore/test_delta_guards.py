@@ -22,11 +22,12 @@ from replicator.errors import AlreadyExists, Conflict, HostLacks, UsageError
 from replicator.policy import StorePolicy, TolerancePolicy
 from replicator.postgres.binaries import find_binaries
 from replicator.repository.repository import Repository
-from replicator.restore import PlanRequest, RestoreJob
 from replicator.restore.access import StoreAccess
 from replicator.restore.durable import on_one_file_system
 from replicator.restore.fill import owned, prepared
 from replicator.restore.host import check_room, disk_of
+from replicator.restore.job import RestoreJob
+from replicator.restore.plan import PlanRequest
 from replicator.restore.present import Present, examine, take_over
 from replicator.restore.running import check_not_running
 from replicator.restore.tree import Tree

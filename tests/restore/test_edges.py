@@ -11,9 +11,9 @@ import pytest
 from replicator.core.lsn import Lsn
 from replicator.errors import TargetUnreachable
 from replicator.postgres.waldump import Waldump
-from replicator.restore import make_plan
 from replicator.restore.gather import gather
 from replicator.restore.route import routes
+from replicator.restore.run import make_plan
 from replicator.restore.walprobe import WaldumpProbe
 from tests.clusters import TestCluster, binaries, cluster_base, have_binaries, make_cluster
 from tests.repositories import make_repository

@@ -16,10 +16,12 @@ from replicator.policy import SecretRef, StorePolicy, TolerancePolicy
 from replicator.postgres.binaries import find_binaries
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.query import SqlConnection
-from replicator.restore import PlanRequest, RestoreJob, restore
 from replicator.restore.access import StoreAccess, keyring_of_json, keyring_to_json, repository_of
-from replicator.snapshot import take
+from replicator.restore.job import RestoreJob
+from replicator.restore.plan import PlanRequest
+from replicator.restore.run import restore
 from replicator.snapshot.job import TakeJob
+from replicator.snapshot.take import take
 from tests.clusters import OWNER, binaries, cluster_base, have_binaries, make_cluster, own, run_as_owner
 from tests.repositories import make_repository
 from tests.restore.story import Story, ask, stop

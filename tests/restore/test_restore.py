@@ -32,9 +32,10 @@ from replicator.errors import (
 from replicator.postgres.localserver import free_port
 from replicator.repository.repository import Repository
 from replicator.repository.wal import WalPart, seal_part
-from replicator.restore import RestoreJob, make_plan, restore
 from replicator.restore.coverage import coverage
+from replicator.restore.job import RestoreJob
 from replicator.restore.recoverydir import RecoveryDirectory
+from replicator.restore.run import make_plan, restore
 from replicator.restore.walfile import write_wal_file
 from replicator.restore.walget import wal_get_planned
 from replicator.seal.header import Compression

@@ -28,7 +28,8 @@ from replicator.seal.signature import SEALING, key_text, new_x25519, x25519_publ
 from replicator.snapshot.job import TakeJob, TakeResult
 from replicator.snapshot.parent import MapReader
 from replicator.store.protocol import ReadableStore, Store
-from replicator.upkeep.init import InitJob, initialise, load_writer_key
+from replicator.upkeep.init import InitJob, initialise
+from replicator.upkeep.secrets import load_writer_key
 from tests.clusters import PASSWORD, REPLICATION_USER, TestCluster, binaries
 
 SLOT = "replicator_frk"

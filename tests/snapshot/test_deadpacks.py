@@ -15,8 +15,9 @@ from replicator.repository.layout import PackId
 from replicator.repository.manifests import read_summary
 from replicator.repository.repository import Repository
 from replicator.seal.header import Compression
-from replicator.snapshot import TakeResult, take
 from replicator.snapshot.deadpacks import DEAD, MOST, SHARE, mostly_dead
+from replicator.snapshot.job import TakeResult
+from replicator.snapshot.take import take
 from replicator.store.protocol import Store
 from tests.clusters import TestCluster
 from tests.snapshot.support import shipping, take_job, verify_tree

@@ -14,8 +14,8 @@ from replicator.core.progress import silent
 from replicator.errors import HostLacks, ReplicatorError, SourceUnavailable, StoreUnavailable
 from replicator.repository.catalog import list_snapshots, read_catalog
 from replicator.repository.repository import Repository
-from replicator.snapshot import take
 from replicator.snapshot.job import STEPS
+from replicator.snapshot.take import take
 from replicator.store.protocol import Store
 from tests.clusters import TestCluster
 from tests.snapshot.faults import FaultyStore

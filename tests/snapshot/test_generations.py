@@ -12,7 +12,8 @@ import pytest
 
 from replicator.core.progress import silent
 from replicator.repository.repository import Repository
-from replicator.snapshot import TakeResult, take
+from replicator.snapshot.job import TakeResult
+from replicator.snapshot.take import take
 from replicator.store.protocol import Store
 from tests.clusters import TestCluster
 from tests.snapshot.support import shipping, take_job, verify_tree

@@ -18,9 +18,11 @@ from replicator.postgres.beside import NotBeside, confirm_beside
 from replicator.postgres.query import SqlConnection
 from replicator.postgres.sqlbackup import functions
 from replicator.repository.repository import Repository
-from replicator.snapshot import TakeJob, TakeResult, list_rows, take
 from replicator.snapshot.index import ParentIndex
+from replicator.snapshot.job import TakeJob, TakeResult
 from replicator.snapshot.local import COMPARED, BesideServer
+from replicator.snapshot.take import take
+from replicator.snapshot.view import list_rows
 from replicator.store.protocol import Store
 from replicator.tolerance import SystemClock
 from tests.clusters import MAJOR, PASSWORD, REPLICATION_USER, TestCluster, make_cluster, own

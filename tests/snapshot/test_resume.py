@@ -20,13 +20,14 @@ from replicator.repository.manifests import read_summary
 from replicator.repository.repository import Repository, Secrets, open_repository
 from replicator.seal.document import open_document
 from replicator.seal.header import Compression
-from replicator.snapshot import TakeResult, take
+from replicator.snapshot.job import TakeResult
+from replicator.snapshot.take import take
 from replicator.store.protocol import Store
 from replicator.tolerance import SystemClock
-from replicator.upkeep.init import load_writer_key
 from replicator.upkeep.keys import KeysJob, rotate
 from replicator.upkeep.mirror import MirrorJob, mirror
 from replicator.upkeep.prune_facts import read_facts
+from replicator.upkeep.secrets import load_writer_key
 from tests.clusters import TestCluster
 from tests.snapshot.faults import FaultyStore
 from tests.snapshot.support import IDENTITY, Shipping, shipping, take_job, verify_tree

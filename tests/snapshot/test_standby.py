@@ -24,12 +24,15 @@ from replicator.postgres.query import SqlConnection
 from replicator.postgres.sqlbackup import functions
 from replicator.repository.layout import PieceName, parse_name, pieces_prefix
 from replicator.repository.repository import Repository
-from replicator.restore import PlanRequest, RestoreJob, restore
 from replicator.restore.access import StoreAccess
-from replicator.snapshot import TakeJob, TakeResult, take
+from replicator.restore.job import RestoreJob
+from replicator.restore.plan import PlanRequest
+from replicator.restore.run import restore
 from replicator.snapshot.index import ParentIndex
+from replicator.snapshot.job import TakeJob, TakeResult
 from replicator.snapshot.local import BesideServer
 from replicator.snapshot.standby import Standby
+from replicator.snapshot.take import take
 from replicator.store.protocol import Store
 from tests.clusters import OWNER, PASSWORD, REPLICATION_USER, TestCluster, make_cluster, own, run_as_owner
 from tests.servers import free_port

@@ -14,7 +14,9 @@ from replicator.repository.catalog import list_snapshots
 from replicator.repository.layout import manifest_name, pack_name
 from replicator.repository.manifests import read_summary
 from replicator.repository.repository import Repository
-from replicator.snapshot import TakeResult, list_rows, show, take
+from replicator.snapshot.job import TakeResult
+from replicator.snapshot.take import take
+from replicator.snapshot.view import list_rows, show
 from replicator.store import Prefixed, ResilientStore
 from replicator.store.protocol import Store
 from replicator.store.s3_store import S3Store

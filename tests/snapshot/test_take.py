@@ -19,9 +19,10 @@ from replicator.repository.objects import check_object
 from replicator.repository.repository import Repository
 from replicator.seal.document import open_document
 from replicator.seal.keyring import Keyring
-from replicator.snapshot import TakeResult, list_rows, take
-from replicator.snapshot.job import STEPS
-from replicator.snapshot.parent import missing_packs
+from replicator.snapshot.job import STEPS, TakeResult
+from replicator.snapshot.presence import missing_packs
+from replicator.snapshot.take import take
+from replicator.snapshot.view import list_rows
 from replicator.store.protocol import Store
 from replicator.tolerance import SystemClock
 from tests.clusters import TestCluster, make_cluster, own

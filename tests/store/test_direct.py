@@ -57,7 +57,7 @@ def test_an_error_is_told(tmp_path: Path) -> None:
     """Only the refusal of such writes is left to who asked: a handle that may not write raises."""
     (tmp_path / "file").touch()
     handle = os.open(tmp_path / "file", os.O_RDONLY)
-    with pytest.raises(OSError, match="[Bb]ad file descriptor"):
+    with pytest.raises(OSError, match="file descriptor"):
         write_past_cache(handle, filled(LARGE), 0)
     os.close(handle)
 
@@ -65,7 +65,7 @@ def test_an_error_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_an_object_is_what_was_written(tmp_path: Path, where: str) -> None:
     """Of parts, and a rest that fills no sector; also where the file system has no such writes."""
-    base = tmp_path if where == "disk" else Path("/dev/shm") / f"replicator-{os.getpid()}"  # noqa: S108 a tmpfs
+    base = tmp_path if where == "disk" else Path("/dev/shm") / f"replicator-{os.getpid()}"
     store = DirectoryStore("local", base / "store")
     store.prepare()
     data = os.urandom(3 * store.part_size + LARGE + 77)

@@ -23,7 +23,7 @@ from replicator.repository.manifests import read_summary
 from replicator.repository.objects import check_object, open_object
 from replicator.repository.repository import Repository
 from replicator.seal.keyring import Keyring
-from replicator.snapshot.parent import missing_packs
+from replicator.snapshot.presence import missing_packs
 from replicator.store import Prefixed
 from replicator.store.directory import DirectoryStore
 from replicator.store.protocol import ReadableStore

@@ -21,10 +21,11 @@ from replicator.seal.header import Compression
 from replicator.seal.signature import SEALING, SEALING_SECRET, key_text, new_x25519, x25519_public
 from replicator.store import Prefixed, Store
 from replicator.store.directory import DirectoryStore
-from replicator.upkeep.init import InitJob, initialise, load_writer_key
+from replicator.upkeep.init import InitJob, initialise
 from replicator.upkeep.keys import KeysJob, KeysResult, add_passphrase, add_recipient, rotate
 from replicator.upkeep.keys_list import Given, list_keys, try_secrets
 from replicator.upkeep.keys_remove import Wish, remove
+from replicator.upkeep.secrets import load_writer_key
 from replicator.upkeep.sheet import parse_sheet
 from tests.format import stranger
 from tests.repositories import resilient

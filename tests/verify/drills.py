@@ -15,8 +15,8 @@ from replicator.policy import Policy, StorePolicy, TolerancePolicy, load_cluster
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Repository
 from replicator.restore.access import StoreAccess
-from replicator.snapshot import take
 from replicator.snapshot.job import TakeJob
+from replicator.snapshot.take import take
 from replicator.tolerance import Deadline, SystemClock
 from replicator.verify.model import Level, LevelResult, VerifyJob
 from tests.clusters import OWNER, TestCluster

@@ -26,8 +26,10 @@ from replicator.policy import ProbePolicy
 from replicator.postgres.binaries import Binaries
 from replicator.postgres.query import SqlConnection
 from replicator.repository.repository import Secrets, open_repository
-from replicator.restore import PlanRequest, RestoreJob, restore
+from replicator.restore.job import RestoreJob
 from replicator.restore.neighbours import check_tablespaces
+from replicator.restore.plan import PlanRequest
+from replicator.restore.run import restore
 from replicator.verify.drill import DrillLevel, choose
 from replicator.verify.drill_scratch import clean, prepare, run_directory
 from replicator.verify.probes import ask, judge

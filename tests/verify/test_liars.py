@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def test_a_stale_list_is_found(liars: Holding, lies: Lies, tmp_path: Path) -> No
 def test_a_list_with_wrong_sizes_is_found(liars: Holding, lies: Lies, tmp_path: Path) -> None:
     """A size that is not the object's."""
     mine = about(liars, "pack1")
-    lies.listing = lambda info: replace(info, size=info.size + 1) if mine(info.name) else info
+    lies.listing = lambda info: info._replace(size=info.size + 1) if mine(info.name) else info
     assert wrong(liars.level(tmp_path, "objects")) == [("object_damaged", "offsite", liars.names["pack1"])]
 
 
@@ -139,7 +139,7 @@ def test_who_can_only_put_forges_nothing(liars: Holding, lies: Lies, tmp_path: P
     forged = {
         names["wal5"].rpartition("-")[0] + "-00000000000000aa": stranger.path("local", names["wal5"]).read_bytes(),
         names["tail"].rpartition("-")[0] + "-00000000000000aa": stranger.path("local", names["tail"]).read_bytes(),
-        pack_name(SYSTEM, replace(PACK_ONE, number=9)): stranger.path("local", names["pack1"]).read_bytes(),
+        pack_name(SYSTEM, PACK_ONE._replace(number=9)): stranger.path("local", names["pack1"]).read_bytes(),
         "writers/00000000000000aa": b"{}\nsigned root x\n",
     }
     note, data = sign_note(stranger.repository.keyring, SYSTEM, "gap", "x", {}, PUT + timedelta(days=1))
@@ -150,7 +150,7 @@ def test_who_can_only_put_forges_nothing(liars: Holding, lies: Lies, tmp_path: P
     try:
         result = liars.level(tmp_path, "objects")
         assert {(code, name) for code, _, name in wrong(result)} == {("object_damaged", name) for name in forged}
-        assert affected(result)[pack_name(SYSTEM, replace(PACK_ONE, number=9))] == "no snapshot: none names it"
+        assert affected(result)[pack_name(SYSTEM, PACK_ONE._replace(number=9))] == "no snapshot: none names it"
     finally:
         for name in forged:
             store.delete(name)

@@ -6,6 +6,7 @@ in the next pair. What the daemon and pgBackRest's archiving do beside a run is 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -173,10 +174,10 @@ class Snapshots:
         if delta:
             self._restore(ground, "same", turn, self._fulls, places, "--delta")
             self._restore(ground, "drift", turn, self._chain[0], places, "--delta")
-        _clear(places)
+        _set_aside(places)
         if "tenth" in self._only:
             self._restore(ground, "tenth", turn, self._chain[_CHAIN - 1], places)
-        _clear(places)
+        _set_aside(places)
 
     def _restore(
         self, ground: _Ground, work: str, turn: int, labels: Sequence[str], places: tuple[Path, Path], *options: str
@@ -261,7 +262,16 @@ class _Ground:
         warm(*(directories or (self.cluster.directory / "base",)))
 
 
-def _clear(places: Iterable[Path]) -> None:
+def _set_aside(places: Iterable[Path]) -> None:
+    """Take restored trees out of the way and give their room back, but leave the empty files: ext4 gives out no inode
+    that was deleted in the last minutes, and looks through all of these for each new file. Of 13,000 deleted ones both
+    tools would have paid seconds for the run before.
+    """
     for place in places:
-        for path in (place, place.with_name(place.name + ".replicator")):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(place.with_name(place.name + ".replicator"), ignore_errors=True)
+        if not place.exists():
+            continue
+        aside = place.rename(place.with_name(f"{place.name}-{time.monotonic_ns()}"))
+        for path in aside.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                os.truncate(path, 0)

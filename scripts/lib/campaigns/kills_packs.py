@@ -15,7 +15,7 @@ from replicator.compose import compose
 from replicator.errors import ReplicatorError
 from replicator.jobs import take_job
 from replicator.policy import load_cluster
-from replicator.snapshot import take
+from replicator.snapshot.take import take
 
 _PACK_SIZE = 2**18
 

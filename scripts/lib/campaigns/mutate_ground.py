@@ -22,8 +22,10 @@ from replicator.core.lsn import Lsn
 from replicator.core.target import RecoveryTarget, TargetKind
 from replicator.policy import load_cluster
 from replicator.repository.notes import system_note
-from replicator.restore import PlanRequest, RestoreJob, restore
 from replicator.restore.access import StoreAccess
+from replicator.restore.job import RestoreJob
+from replicator.restore.plan import PlanRequest
+from replicator.restore.run import restore
 from replicator.seal.signature import SEALING, SEALING_SECRET, key_text, new_x25519, x25519_public
 from replicator.store import Store
 from tests.clusters import OWNER, TestCluster, cluster_base, make_cluster, run_as_owner

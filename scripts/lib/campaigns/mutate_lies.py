@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from replicator.errors import ObjectAbsent
@@ -71,7 +71,7 @@ class LyingStore:
         """As Store, or not."""
         lie = self._told(name)
         info = self._inner.stat(name)
-        return replace(info, size=info.size + self._lie.by) if lie == "wrong length" else info
+        return info._replace(size=info.size + self._lie.by) if lie == "wrong length" else info
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """As Store, or not."""
@@ -79,7 +79,7 @@ class LyingStore:
         for info in self._inner.list(prefix, after=after):
             lie = self._lie.lie if self._about(info.name) else ""
             if lie != "stale list":
-                found.append(replace(info, size=info.size + self._lie.by) if lie == "wrong length" else info)
+                found.append(info._replace(size=info.size + self._lie.by) if lie == "wrong length" else info)
         ghost = f"{self._lie.prefix}/{self._lie.about}"
         if self._lie.lie == "ghost" and found and ghost.startswith(prefix) and ghost > after:
             found.append(ObjectInfo(ghost, self._lie.by, found[0].modified))
