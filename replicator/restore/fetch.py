@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Event, Lock, local
 
@@ -32,6 +33,8 @@ from replicator.store.protocol import ReadableStore
 _FIRST_BATCH, _BATCH = 1024, 16_384
 #: Frames of one job: about one range request.
 _JOB_FRAMES = 8
+#: A part of a file goes past the page cache when its writes have so many bytes on average.
+_APART = 512 * 1024
 #: Files that hold nothing, made by one job.
 _JOB_FILES = 256
 #: Threads for each worker: while one waits for a store or a disk, another opens frames.
@@ -157,12 +160,14 @@ class Fetch:
     def _writes(self, entry: FileEntry, path: str) -> Iterator[tuple[Key, Write]]:
         offset = 0
         for chunk in self._pieces(entry):
+            stored = [run.blocks for run in chunk.runs if run.pack is not None]
+            direct = sum(stored) * entry.block_size >= len(stored) * _APART
             for run in chunk.runs:
                 length = min(run.blocks * entry.block_size, entry.size - offset)
                 if length <= (run.blocks - 1) * entry.block_size:
                     raise IntegrityError(f"the map of {entry.path} describes more than its size")
                 if run.pack is not None:
-                    yield (run.pack, run.frame), Write(path, offset, run.offset, length)
+                    yield (run.pack, run.frame), Write(path, offset, run.offset, length, direct=direct)
                 else:
                     self._done += length
                 offset += length
@@ -242,7 +247,9 @@ class Fetch:
         written = 0
         plains = found.frames_at([number for number, _ in work], self._room(), self._turn)
         for (_, writes), plain in zip(work, plains, strict=True):
-            written += write_frame(plain, writes, found.table.name, self.tree.ids)
+            # Writes into the page cache are work for a processor, and more threads would only wait for each other's.
+            with self._turn if not writes[0].direct else nullcontext():
+                written += write_frame(plain, writes, found.table.name, self.tree.ids)
         return written
 
     def _room(self) -> FrameRoom:

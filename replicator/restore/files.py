@@ -37,13 +37,17 @@ class FileFacts:
 
 @dataclass(slots=True)
 class Write:
-    """`length` bytes from `frame_offset` of a frame go to `offset` of a file, which is made first where `new` says."""
+    """`length` bytes from `frame_offset` of a frame go to `offset` of a file, which is made first where `new` says.
+    `direct`: past the page cache where they are many. What lies around them is not written through it then: the kernel
+    would have to write that out first, again and again.
+    """
 
     path: str
     offset: int
     frame_offset: int
     length: int
     new: FileFacts | None = None
+    direct: bool = False
 
 
 def make_file(path: str, facts: FileFacts, ids: Ids) -> None:
@@ -86,7 +90,7 @@ def write_frame(plain: memoryview, writes: Sequence[Write], name: str, ids: Ids)
                     data = plain[write.frame_offset : write.frame_offset + write.length]
                     if len(data) != write.length:
                         raise IntegrityError(f"{name}: a map reaches beyond a frame", object=name)
-                    write_at(handle, data, write.offset)
+                    write_at(handle, data, write.offset, direct=write.direct)
                     written += write.length
                     at += 1
             finally:
@@ -103,10 +107,10 @@ def _opened(write: Write, ids: Ids) -> int:
     return handle
 
 
-def write_at(handle: int, data: memoryview | bytes, offset: int) -> None:
-    """Write all of `data`, what is large of it past the page cache. Raises OSError."""
+def write_at(handle: int, data: memoryview | bytes, offset: int, *, direct: bool = False) -> None:
+    """Write all of `data`; if `direct`, what is large of it past the page cache. Raises OSError."""
     view = memoryview(data)
-    while count := write_past_cache(handle, view, offset):
+    while direct and (count := write_past_cache(handle, view, offset)):
         view, offset = view[count:], offset + count
     while view:
         count = os.pwrite(handle, view[:_PIECE], offset)

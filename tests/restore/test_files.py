@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 
 from replicator.restore.files import write_at, write_but_zeros
+from replicator.store.direct import room
 
 PIECE = 128 * 1024
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE + 17])
-def test_all_bytes_arrive_where_they_belong(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("place", [10, 8192])
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE + 17, 16 * PIECE])
+def test_all_bytes_arrive_where_they_belong(tmp_path: Path, size: int, place: int, direct: bool) -> None:
     """Whatever the length, and in front and behind nothing is touched."""
-    data = os.urandom(size)
+    data = room(size + 1)[:size]
+    data[:] = os.urandom(size)
     handle = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    os.ftruncate(handle, size + 20)
-    write_at(handle, memoryview(data), 10)
+    os.ftruncate(handle, size + 2 * place)
+    write_at(handle, data, place, direct=direct)
     os.close(handle)
-    assert (tmp_path / "file").read_bytes() == bytes(10) + data + bytes(10)
+    assert (tmp_path / "file").read_bytes() == bytes(place) + data + bytes(place)
 
 
 def test_long_runs_of_zeros_stay_holes(tmp_path: Path) -> None:
