@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Event, Lock, local
+from itertools import groupby
+from threading import BoundedSemaphore, Event, local
 
 from replicator.core.progress import Progress, Report, silent
 from replicator.errors import IntegrityError, Interrupted
 from replicator.repository.blockmap import MapChunk
-from replicator.repository.layout import PackId, pack_name
+from replicator.repository.layout import PackId
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader, MapRef
-from replicator.repository.objects import StoredObject, open_object
+from replicator.restore.assemble import Assembler, Work, parts
 from replicator.restore.compare import Comparison, Found, Key, Look
 from replicator.restore.durable import Flusher
 from replicator.restore.files import FileFacts, Write, make_file, write_frame
+from replicator.restore.packs import Packs
 from replicator.restore.sources import Sources, entries
 from replicator.restore.tree import CONTROL, Tree
 from replicator.seal.keyring import Keyring
@@ -39,7 +41,6 @@ _APART = 512 * 1024
 _JOB_FILES = 256
 #: Threads for each worker: while one waits for a store or a disk, another opens frames.
 _THREADS = 2
-_PACKS_OPEN = 64
 _FRAMES_KEPT = 8
 
 
@@ -55,7 +56,7 @@ class FetchTotals:
 @dataclass
 class Fetch:
     """Writes one snapshot from a store, or from several of which one stands in for another, into `tree`. So many
-    `workers` open frames at once. Memory: for each about 30 MB, and two batches of writes. `comparison`: of what is in
+    `workers` open frames at once. Memory: for each about 50 MB, and two batches of writes. `comparison`: of what is in
     the tree already, only what differs is fetched.
     """
 
@@ -69,10 +70,11 @@ class Fetch:
 
     def __post_init__(self) -> None:
         self.sources = self.store if isinstance(self.store, Sources) else Sources((self.store,))
-        self._packs = _Packs(self.keyring)
+        self._packs = Packs(self.keyring)
         self._frames: OrderedDict[Key, bytes] = OrderedDict()
         self._rooms = local()
         self._turn = BoundedSemaphore(self.workers)
+        self._assembler = Assembler(self._turn)
         self._running: set[Future[Found]] = set()
         self._batch: dict[Key, list[Write]] = {}
         self._held, self._enough = 0, _FIRST_BATCH
@@ -130,8 +132,7 @@ class Fetch:
             self._small(path, facts, list(self._writes(entry, path)))
         else:
             make_file(path, facts, self.tree.ids)
-            for key, write in self._writes(entry, path):
-                self._add(key, write)
+            self._large(self._writes(entry, path))
         if self._held >= self._enough:
             self._flush()
 
@@ -142,12 +143,23 @@ class Fetch:
             if len(self._bare) >= _JOB_FILES:
                 self._flush_bare()
             return
-        if all(key == writes[0][0] for key, _ in writes):
-            writes[0][1].new = facts
-        else:
+        if any(key != writes[0][0] for key, _ in writes):
             make_file(path, facts, self.tree.ids)
+            self._large(writes)
+            return
+        writes[0][1].new = facts
         for key, write in writes:
             self._add(key, write)
+
+    def _large(self, writes: Iterable[tuple[Key, Write]]) -> None:
+        """Large runs go where they belong as their frames come; small ones are put together first."""
+        for direct, group in groupby(writes, key=lambda item: item[1].direct):
+            if direct:
+                for key, write in group:
+                    self._add(key, write)
+                continue
+            for work in parts(group):
+                self._submit(self._part, work)
 
     def _add(self, key: Key, write: Write) -> None:
         self._batch.setdefault(key, []).append(write)
@@ -252,6 +264,12 @@ class Fetch:
                 written += write_frame(plain, writes, found.table.name, self.tree.ids)
         return written
 
+    def _part(self, work: Work) -> Found:
+        written = self.sources.read(
+            lambda store: self._assembler.write(work, lambda pack: self._packs.open(store, pack), self._room())
+        )
+        return Found(written, written)
+
     def _room(self) -> FrameRoom:
         """This thread's."""
         if not hasattr(self._rooms, "room"):
@@ -273,30 +291,3 @@ def _jobs(batch: dict[Key, list[Write]]) -> Iterator[tuple[PackId, list[int]]]:
         run.append(frame)
     if run and current is not None:
         yield current, run
-
-
-class _Packs:
-    """Opened packs, a bounded number; several threads may ask for the same one."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self.system_id = 0
-        self._keyring = keyring
-        self._lock = Lock()
-        self._kept: OrderedDict[tuple[str, PackId], Future[StoredObject]] = OrderedDict()
-
-    def open(self, store: ReadableStore, pack: PackId) -> StoredObject:
-        """A pack whose head and table are verified. Raises ObjectAbsent, IntegrityError, StoreUnavailable."""
-        key = store.name, pack
-        with self._lock:
-            future = self._kept.get(key)
-            ours = future is None
-            if future is None:
-                future = self._kept[key] = Future()
-                if len(self._kept) > _PACKS_OPEN:
-                    self._kept.popitem(last=False)
-        if ours:
-            try:
-                future.set_result(open_object(store, pack_name(self.system_id, pack), self._keyring))
-            except BaseException as error:  # noqa: BLE001 it belongs to everyone who waits for this pack
-                future.set_exception(error)
-        return future.result()
