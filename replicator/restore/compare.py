@@ -102,14 +102,12 @@ class Comparison:
                     data = self._read(handle, look)
                     wrong = self._differing(look, data)
                     done += look.length
-                    for blocks in _neighbours(wrong):
-                        for key, write in _mending(look, blocks):
+                    for key, write in _mending(look, wrong):
+                        if key is None:
+                            write_at(handle, bytes(write.length), write.offset)
+                        else:
                             done -= write.length
-                            if key is None:
-                                write_at(handle, bytes(write.length), write.offset)
-                                done += write.length
-                            else:
-                                writes.append((key, write))
+                            writes.append((key, write))
                 finally:
                     os.close(handle)
         return Found(done, 0, tuple(writes))
@@ -176,19 +174,20 @@ def _neighbours(blocks: list[int]) -> Iterator[tuple[int, int]]:
         yield found[0], len(found)
 
 
-def _mending(look: Look, blocks: tuple[int, int]) -> Iterator[tuple[Key | None, Write]]:
+def _mending(look: Look, wrong: list[int]) -> Iterator[tuple[Key | None, Write]]:
     """What brings these blocks: parts of frames, or zeros (None)."""
-    assert look.chunk is not None
+    if look.chunk is None or not wrong:
+        return
     runs = look.chunk.runs
     begins = [0, *accumulate(run.blocks for run in runs)]
-    at, end = blocks[0], blocks[0] + blocks[1]
-    index = bisect_right(begins, at) - 1
-    while at < end:
-        run, skipped = runs[index], at - begins[index]
-        count = min(end, begins[index + 1]) - at
-        offset = look.offset + (at - look.first) * look.block
-        length = min(count * look.block, look.offset + look.length - offset)
-        key = (run.pack, run.frame) if run.pack is not None else None
-        yield key, Write(look.path, offset, run.offset + skipped * look.block, length)
-        at += count
-        index += 1
+    for at, blocks in _neighbours(wrong):
+        end, index = at + blocks, bisect_right(begins, at) - 1
+        while at < end:
+            run, skipped = runs[index], at - begins[index]
+            count = min(end, begins[index + 1]) - at
+            offset = look.offset + (at - look.first) * look.block
+            length = min(count * look.block, look.offset + look.length - offset)
+            key = (run.pack, run.frame) if run.pack is not None else None
+            yield key, Write(look.path, offset, run.offset + skipped * look.block, length)
+            at += count
+            index += 1
