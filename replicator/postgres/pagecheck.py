@@ -7,7 +7,7 @@ PostgreSQL is packaged for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ _BEGIN: Words = np.array(
 )  # fmt: skip
 
 
-def suspects(data: bytes | memoryview, blocks: Iterable[tuple[int, int]], page: int, before: int) -> list[int]:
+def suspects(data: bytes | memoryview, blocks: Sequence[tuple[int, int]], page: int, before: int) -> list[int]:
     """Which pages of `data` (whole pages of `page` bytes), counted from 0, have a wrong checksum.
 
     `blocks`: runs of (number of the first page within its relation, how many), in order. A page that is new (its upper
@@ -40,10 +40,17 @@ def suspects(data: bytes | memoryview, blocks: Iterable[tuple[int, int]], page: 
     upper = head[:, 3] >> np.uint32(16)
     lsn = (head[:, 0].astype(np.uint64) << np.uint64(32)) | head[:, 1]
     told = head[:, 2] & np.uint32(0xFFFF)
-    numbers = np.concatenate([np.arange(first, first + count, dtype=np.uint32) for first, count in blocks])
+    numbers = _numbers(np.array(blocks, dtype=np.uint32))
     wrong = (told != _checksums(words, numbers)) & (upper != 0) & (lsn < np.uint64(before))
     found: list[int] = np.flatnonzero(wrong).tolist()
     return found
+
+
+def _numbers(runs: Words) -> Words:
+    """The numbers of all pages, from rows of (first, how many)."""
+    firsts, counts = runs[:, 0], runs[:, 1]
+    before = np.cumsum(counts, dtype=np.uint32) - counts
+    return np.repeat(firsts - before, counts) + np.arange(counts.sum(), dtype=np.uint32)  # modulo 2**32
 
 
 def _checksums(words: Words, numbers: Words) -> Words:

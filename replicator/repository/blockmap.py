@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from replicator.errors import IntegrityError
 from replicator.repository.layout import PackId
@@ -20,8 +21,7 @@ _PACK = struct.Struct(">16sII")
 _RUN = struct.Struct(">IIII")
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRun:
+class BlockRun(NamedTuple):
     """`blocks` consecutive blocks of a file from `offset` on in one frame of `pack`; zeros when `pack` is None."""
 
     blocks: int

@@ -59,7 +59,9 @@ class Packer:
         self._number = 0
         self._pack = PackId(place.label, place.attempt, 0)
         self._sealer: ObjectSealer | None = None
-        self._parts: list[memoryview | bytearray] = []
+        self._parts: list[memoryview] = []
+        self._room: memoryview | None = None
+        self._shared = False
         self._frame_size = 0
         self._frame_number = 0
         self._sealing: deque[tuple[int, Future[tuple[bytes, FrameEntry]]]] = deque()
@@ -85,15 +87,20 @@ class Packer:
         return runs
 
     def _add(self, part: memoryview) -> None:
+        """A part of the open frame: what is large as it is, what is small in a frame's room that it shares."""
+        begin = self._frame_size
         self._frame_size += len(part)
         if len(part) >= _VIEW:
             self._parts.append(part)
+            self._shared = False
             return
-        last = self._parts[-1] if self._parts else None
-        if not isinstance(last, bytearray):
-            last = bytearray()
-            self._parts.append(last)
-        last += part
+        if self._room is None:
+            self._room = memoryview(bytearray(FRAME_SIZE))  # whole at once: growing it would copy it again and again
+        self._room[begin : self._frame_size] = part
+        if self._shared:
+            begin -= len(self._parts.pop())
+        self._parts.append(self._room[begin : self._frame_size])
+        self._shared = True
 
     def append_map(self, data: bytes) -> MapRef:
         """Place a map chunk."""
@@ -135,7 +142,7 @@ class Packer:
             self._take_sealed()
         # The buffers now belong to the worker; fresh ones take their place.
         parts, size = self._parts, self._frame_size
-        self._parts, self._frame_size = [], 0
+        self._parts, self._room, self._shared, self._frame_size = [], None, False, 0
         self._sealing.append((size, self._executor.submit(_seal_frame, self._sealer, self._frame_number, parts)))
         self._sealing_bytes += size
         self._plain_bytes += size
@@ -171,5 +178,5 @@ class Packer:
         return pack_name(self._place.system_id, self._pack)
 
 
-def _seal_frame(sealer: ObjectSealer, number: int, parts: list[memoryview | bytearray]) -> tuple[bytes, FrameEntry]:
+def _seal_frame(sealer: ObjectSealer, number: int, parts: list[memoryview]) -> tuple[bytes, FrameEntry]:
     return sealer.seal_frame(number, parts[0] if len(parts) == 1 else b"".join(parts))
