@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -18,14 +18,15 @@ from threading import local
 from replicator.errors import IntegrityError
 from replicator.repository.blockmap import MapChunk
 from replicator.repository.layout import PackId
+from replicator.restore.blockreader import LOOK, Question, Room, differing
+from replicator.restore.blockreaders import BlockReaders
 from replicator.restore.files import FileFacts, Ids, Write, make_file, write_at
 from replicator.restore.tree import host_errors, said
-from replicator.seal.digest import COMPARISON_SIZE, block_hashes
+from replicator.seal.digest import COMPARISON_SIZE
 
 Key = tuple[PackId, int]
 
-#: Bytes that one look reads; smaller files are looked at together.
-_LOOK = 4 * 1024 * 1024
+#: So many smaller files are looked at together.
 _LOOK_FILES = 64
 
 
@@ -51,14 +52,27 @@ class Look:
     length: int
     block: int
 
+    @property
+    def expected(self) -> bytes:
+        """The hashes of its blocks, joined."""
+        if self.chunk is None:
+            return b""
+        return self.chunk.hashes[self.first * COMPARISON_SIZE : (self.first + self.count) * COMPARISON_SIZE]
+
+    def question(self, uid: int, gid: int) -> Question:
+        """For a reader."""
+        facts = self.facts
+        return Question(self.path, facts.size, facts.mode, uid, gid, self.offset, self.length, self.block)
+
 
 class Comparison:
-    """Compares files under the snapshot's comparison `key`. `add` gives the looks that are due, `look` may run in any
-    thread, `rest` gives those that are left.
+    """Compares files under the snapshot's comparison `key`. `add` gives the looks that are due, `rest` those that are
+    left; `ask` and `look` may run in any thread.
     """
 
-    def __init__(self, key: bytes, ids: Ids) -> None:
+    def __init__(self, key: bytes, ids: Ids, readers: BlockReaders) -> None:
         self._key = key
+        self._readers = readers
         self._ids = ids
         self._waiting: list[Look] = []
         self._bytes = 0
@@ -68,15 +82,15 @@ class Comparison:
         """A file. Raises IntegrityError when its map and its size do not fit."""
         offset = 0
         for chunk in chunks:
-            for first in range(0, chunk.blocks, max(1, _LOOK // block)):
-                count = min(chunk.blocks - first, max(1, _LOOK // block))
+            for first in range(0, chunk.blocks, max(1, LOOK // block)):
+                count = min(chunk.blocks - first, max(1, LOOK // block))
                 length = min(count * block, facts.size - offset)
                 if length <= (count - 1) * block:
                     raise IntegrityError(f"the map of {said(path)} describes more than its size")
                 self._waiting.append(Look(path, facts, chunk, first, count, offset, length, block))
                 offset += length
                 self._bytes += length
-                if self._bytes >= _LOOK:
+                if self._bytes >= LOOK:
                     yield from self.rest()
         if offset != facts.size:
             raise IntegrityError(f"the map of {said(path)} describes {offset} of its {facts.size} bytes")
@@ -91,26 +105,44 @@ class Comparison:
         if waiting:
             yield waiting
 
-    def look(self, looks: list[Look]) -> Found:
-        """Compare, and mend what needs no store. Raises HostLacks."""
+    def ask(self, looks: Sequence[Look]) -> list[list[int] | None]:
+        """What the readers find; nothing is held meanwhile."""
+        expected = b"".join(look.expected for look in looks)
+        uid, gid = self._ids or (-1, -1)
+        return self._readers.ask([look.question(uid, gid) for look in looks], expected)
+
+    def look(self, looks: Sequence[Look], answers: Sequence[list[int] | None]) -> Found:
+        """Compare what no reader has, and mend what needs no store. Raises HostLacks."""
         done = 0
         writes: list[tuple[Key, Write]] = []
-        for look in looks:
-            with host_errors(look.path):
-                handle = self._opened(look)
-                try:
-                    data = self._read(handle, look)
-                    wrong = self._differing(look, data)
-                    done += look.length
-                    for key, write in _mending(look, wrong):
-                        if key is None:
-                            write_at(handle, bytes(write.length), write.offset)
-                        else:
-                            done -= write.length
-                            writes.append((key, write))
-                finally:
-                    os.close(handle)
+        for look, answer in zip(looks, answers, strict=True):
+            done += look.length
+            for key, write in _mending(look, self._differing(look) if answer is None else answer):
+                if key is None:
+                    self._clear(look, write)
+                else:
+                    done -= write.length
+                    writes.append((key, write))
         return Found(done, 0, tuple(writes))
+
+    def _differing(self, look: Look) -> list[int]:
+        with host_errors(look.path):
+            handle = self._opened(look)
+            try:
+                data = self._room().read(handle, look.offset, look.length)
+            finally:
+                os.close(handle)
+        if data is None:
+            raise IntegrityError("the directory changes while it is restored into")
+        return differing(self._key, data, look.block, look.expected)
+
+    def _clear(self, look: Look, write: Write) -> None:
+        with host_errors(look.path):
+            handle = self._opened(look)
+            try:
+                write_at(handle, bytes(write.length), write.offset)
+            finally:
+                os.close(handle)
 
     def _opened(self, look: Look) -> int:
         """The file, made where it is not there; its size, mode and owner as they are to be."""
@@ -138,49 +170,29 @@ class Comparison:
         if self._ids is not None and (found.st_uid, found.st_gid) != self._ids:
             os.fchown(handle, *self._ids)
 
-    def _read(self, handle: int, look: Look) -> memoryview:
+    def _room(self) -> Room:
+        """This thread's."""
         if not hasattr(self._rooms, "room"):
-            self._rooms.room = memoryview(bytearray(_LOOK))
-        room: memoryview = self._rooms.room
-        if look.length > len(room):
-            room = memoryview(bytearray(look.length))
-        held = 0
-        while held < look.length:
-            count = os.preadv(handle, [room[held : look.length]], look.offset + held)
-            if not count:
-                raise IntegrityError("the directory changes while it is restored into")
-            held += count
-        return room[: look.length]
-
-    def _differing(self, look: Look, data: memoryview) -> list[int]:
-        """The blocks whose hash is not the snapshot's, counted from the chunk's first."""
-        if look.chunk is None:
-            return []
-        expected = look.chunk.hashes[look.first * COMPARISON_SIZE : (look.first + look.count) * COMPARISON_SIZE]
-        hashes = block_hashes(self._key, data, look.block)
-        if b"".join(hashes) == expected:
-            return []
-        return [
-            look.first + at
-            for at, found in enumerate(hashes)
-            if found != expected[at * COMPARISON_SIZE : (at + 1) * COMPARISON_SIZE]
-        ]
+            self._rooms.room = Room()
+        room: Room = self._rooms.room
+        return room
 
 
-def _neighbours(blocks: list[int]) -> Iterator[tuple[int, int]]:
+def _neighbours(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(first, how many) of each run of consecutive numbers."""
     for _, group in groupby(enumerate(blocks), key=lambda item: item[1] - item[0]):
         found = list(map(itemgetter(1), group))
         yield found[0], len(found)
 
 
-def _mending(look: Look, wrong: list[int]) -> Iterator[tuple[Key | None, Write]]:
-    """What brings these blocks: parts of frames, or zeros (None)."""
+def _mending(look: Look, wrong: Sequence[int]) -> Iterator[tuple[Key | None, Write]]:
+    """What brings these blocks, counted from the look's first: parts of frames, or zeros (None)."""
     if look.chunk is None or not wrong:
         return
     runs = look.chunk.runs
     begins = [0, *accumulate(run.blocks for run in runs)]
-    for at, blocks in _neighbours(wrong):
+    for first, blocks in _neighbours(wrong):
+        at = look.first + first
         end, index = at + blocks, bisect_right(begins, at) - 1
         while at < end:
             run, skipped = runs[index], at - begins[index]

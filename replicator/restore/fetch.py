@@ -56,7 +56,7 @@ class FetchTotals:
 @dataclass
 class Fetch:
     """Writes one snapshot from a store, or from several of which one stands in for another, into `tree`. So many
-    `workers` open frames at once. Memory: for each about 50 MB, and two batches of writes. `comparison`: of what is in
+    `workers` open frames at once. Memory: for each about 60 MB, and two batches of writes. `comparison`: of what is in
     the tree already, only what differs is fetched.
     """
 
@@ -242,8 +242,9 @@ class Fetch:
 
     def _look(self, looks: list[Look]) -> Found:
         assert self.comparison is not None
+        answers = self.comparison.ask(looks)
         with self._turn:
-            return self.comparison.look(looks)
+            return self.comparison.look(looks, answers)
 
     def _make(self, bare: list[tuple[str, FileFacts]]) -> Found:
         for path, facts in bare:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from replicator.errors import AlreadyExists, UsageError
 from replicator.repository.manifests import ManifestReader
 from replicator.restore import host
+from replicator.restore.blockreaders import BlockReaders
 from replicator.restore.compare import Comparison
 from replicator.restore.fetch import Fetch
 from replicator.restore.job import RestoreJob
@@ -22,6 +23,9 @@ from replicator.restore.tree import Tree
 #: A manifest of so few files, of so few bytes together, takes at most some 50 MB when it is kept.
 _KEPT_FILES = 50_000
 _KEPT_BYTES = 8 * 1024**3
+#: From so many bytes on processes compare. They gain little below a gigabyte, but then all but the smallest restores go
+#: the same way as the largest.
+_READERS_BYTES = 16 * 1024**2
 
 
 def prepared(job: RestoreJob) -> Present | None:
@@ -78,8 +82,11 @@ def fill(
     read = list(entries(sources, manifest, keyring)) if _is_small(plan) else None
     notes = clear(tree, Names(entries(sources, manifest, keyring) if read is None else read))
     job.step("cleared")
-    comparison = Comparison(manifest.facts.comparison_key, tree.ids)
-    totals = Fetch(sources, keyring, tree, job.workers, job.report, job.stop, comparison).run(manifest, read)
+    key = manifest.facts.comparison_key
+    count = job.workers if plan.summary.bytes >= _READERS_BYTES else 0
+    with BlockReaders(key, count, tree.handles.values()) as readers:
+        comparison = Comparison(key, tree.ids, readers)
+        totals = Fetch(sources, keyring, tree, job.workers, job.report, job.stop, comparison).run(manifest, read)
     return [*notes, f"{totals.fetched} of {totals.bytes} bytes differed and were fetched"]
 
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from replicator.errors import AlreadyExists, Conflict, IntegrityError, UsageErro
 from replicator.repository.blockmap import BlockRun, MapChunk
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader
 from replicator.repository.repository import Repository
+from replicator.restore.blockreader import Question
+from replicator.restore.blockreaders import BlockReaders
 from replicator.restore.compare import Comparison
 from replicator.restore.fetch import Fetch, FetchTotals
 from replicator.restore.present import Names, clear, examine, system_id_of, take_over
@@ -24,6 +27,10 @@ from tests.repositories import make_repository
 from tests.restore.test_fetch import PACK, PAGE, SNAPSHOT, manifest, put_pack
 
 KEY = bytes(32)
+#: How many processes compare beside the restore itself.
+READERS = [0]
+#: What they found, question by question.
+ANSWERS: list[list[int] | None] = []
 #: The last begins as pg_control does, with the system identifier.
 FRAMES = [*(os.urandom(4 * PAGE) for _ in range(5)), (7).to_bytes(8, sys.byteorder) + os.urandom(PAGE)]
 
@@ -67,6 +74,23 @@ def entries() -> list[Entry]:
     ]  # fmt: skip
 
 
+@pytest.fixture(params=[0, 2], ids=["alone", "with readers"], autouse=True)
+def _readers(request: pytest.FixtureRequest) -> None:
+    """How many processes take part in `again`."""
+    READERS[0] = request.param
+    ANSWERS.clear()
+
+
+class Heard(BlockReaders):
+    """What the processes say is written down."""
+
+    def ask(self, questions: Sequence[Question], expected: bytes) -> list[list[int] | None]:
+        """As they do."""
+        found = super().ask(questions, expected)
+        ANSWERS.extend(found)
+        return found
+
+
 def restored(repository: Repository, into: Path, found: list[Entry], spaces: dict[int, Path] | None = None) -> None:
     """A whole restore into an empty place."""
     with Tree(into, spaces or {}) as tree:
@@ -87,8 +111,9 @@ def again(
         take_over(tree, present)
         reader = reopened(repository)
         notes = clear(tree, Names(reader.entries()))
-        comparison = Comparison(KEY, tree.ids)
-        totals = Fetch(store, repository.keyring, tree, 2, comparison=comparison).run(reader)
+        with Heard(KEY, READERS[0], tree.handles.values()) as readers:
+            comparison = Comparison(KEY, tree.ids, readers)
+            totals = Fetch(store, repository.keyring, tree, 2, comparison=comparison).run(reader)
         tree.make_durable(owner, 2)
         tree.publish_control()
     return totals, notes
@@ -120,9 +145,10 @@ def whole(repository: Repository, tmp_path: Path) -> Path:
 
 
 def test_nothing_is_fetched_where_nothing_differs(repository: Repository, whole: Path) -> None:
-    """All is compared, nothing is written, and it is as it was."""
+    """All is compared, by the processes where there are any, nothing is written, and it is as it was."""
     before = seen(whole)
     totals, notes = again(repository, whole)
+    assert all(answer == ([] if READERS[0] else None) for answer in ANSWERS)
     assert (totals.fetched, notes) == (0, ["link was a link to base: what lies there was left alone"])
     assert totals.bytes == sum(entry.size for entry in entries() if isinstance(entry, FileEntry))
     assert seen(whole) == before
