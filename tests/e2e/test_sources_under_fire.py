@@ -84,7 +84,8 @@ def test_a_network_that_falls_silent(fire: Fire) -> None:
     fire.line.deafen()
     began = time.monotonic()
     fire.wait(lambda: fire.state() == "away", SILENCE_S + 20)
-    assert time.monotonic() - began > SILENCE_S - 1
+    # What was heard last may be a third of the limit old: only then is a sign of life asked for.
+    assert time.monotonic() - began > SILENCE_S * 2 / 3 - 0.5
     fire.said("silent for", "no answer within")
     fire.line.reroute()
     fire.nothing_lost()
