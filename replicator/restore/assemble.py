@@ -22,8 +22,10 @@ from replicator.seal.header import FRAME_SIZE
 from replicator.seal.sealer import FrameRoom
 from replicator.store.direct import room
 
-#: Bytes of a file that are put together at once. A frame that lies in two parts is opened for each of them.
+#: Bytes of a file that are put together at once. A frame that lies in two parts is opened for each of them,
 PART = 16 * 1024 * 1024
+#: which pays where a part needs so many bytes of each of its frames.
+_WORTH = FRAME_SIZE // 4
 
 Work = list[tuple[Key, Write]]
 
@@ -32,6 +34,11 @@ def parts(writes: Iterable[tuple[Key, Write]], size: int = PART) -> Iterator[Wor
     """A file's writes, ascending, by the `size` bytes of it in which they begin: full frames seldom lie in two."""
     for _, group in groupby(writes, key=lambda item: item[1].offset // size):
         yield list(group)
+
+
+def is_worth(work: Work) -> bool:
+    """Whether this part is better put together than written as its frames come."""
+    return sum(write.length for _, write in work) >= _WORTH * len({key for key, _ in work})
 
 
 class Assembler:
@@ -68,7 +75,7 @@ class Assembler:
 
 def _copy(plain: memoryview, writes: Sequence[Write], held: memoryview, begin: int, name: str) -> None:
     for write in writes:
-        if write.frame_offset + write.length > len(plain):
+        if write.frame_offset + write.length > len(plain) or write.length > FRAME_SIZE:
             raise IntegrityError(f"{name}: a map reaches beyond a frame", object=name)
         at = write.offset - begin
         held[at : at + write.length] = plain[write.frame_offset : write.frame_offset + write.length]

@@ -14,7 +14,8 @@ from typing import Self
 
 from replicator.restore.blockreader import Question, receive, send
 
-_PROGRAM = (sys.executable, "-m", "replicator.restore.blockreader")
+#: -P: nothing is imported from the directory that the operator happens to be in.
+_PROGRAM = (sys.executable, "-P", "-m", "replicator.restore.blockreader")
 _END_S = 10.0
 
 
@@ -81,7 +82,7 @@ def _ask(process: subprocess.Popen[bytes], questions: Sequence[Question], data: 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Its input ends, and so does it; one that hangs in a read of a dead disk is killed."""
+    """Its input ends, and so does it; one that does not is killed, and not waited for: its disk may be dead."""
     try:
         process.communicate(timeout=_END_S)
     except subprocess.TimeoutExpired:

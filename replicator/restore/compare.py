@@ -80,6 +80,8 @@ class Comparison:
 
     def add(self, path: str, facts: FileFacts, chunks: Iterable[MapChunk], block: int) -> Iterator[list[Look]]:
         """A file. Raises IntegrityError when its map and its size do not fit."""
+        if block <= 0:
+            raise IntegrityError(f"the map of {said(path)} has blocks of {block} bytes")
         offset = 0
         for chunk in chunks:
             for first in range(0, chunk.blocks, max(1, LOOK // block)):

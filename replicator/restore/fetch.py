@@ -19,7 +19,7 @@ from replicator.errors import IntegrityError, Interrupted
 from replicator.repository.blockmap import MapChunk
 from replicator.repository.layout import PackId
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader, MapRef
-from replicator.restore.assemble import Assembler, Work, parts
+from replicator.restore.assemble import Assembler, Work, is_worth, parts
 from replicator.restore.compare import Comparison, Found, Key, Look
 from replicator.restore.durable import Flusher
 from replicator.restore.files import FileFacts, Write, make_file, write_frame
@@ -152,14 +152,16 @@ class Fetch:
             self._add(key, write)
 
     def _large(self, writes: Iterable[tuple[Key, Write]]) -> None:
-        """Large runs go where they belong as their frames come; small ones are put together first."""
+        """Runs that are large, or that many frames share, go where they belong as their frames come; others are put
+        together first.
+        """
         for direct, group in groupby(writes, key=lambda item: item[1].direct):
-            if direct:
-                for key, write in group:
-                    self._add(key, write)
-                continue
-            for work in parts(group):
-                self._submit(self._part, work)
+            for work in (list(group),) if direct else parts(group):
+                if direct or not is_worth(work):
+                    for key, write in work:
+                        self._add(key, write)
+                else:
+                    self._submit(self._part, work)
 
     def _add(self, key: Key, write: Write) -> None:
         self._batch.setdefault(key, []).append(write)

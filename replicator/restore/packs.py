@@ -11,7 +11,7 @@ from replicator.repository.objects import StoredObject, open_object
 from replicator.seal.keyring import Keyring
 from replicator.store.protocol import ReadableStore
 
-_OPEN = 64
+_OPEN = 256
 
 
 class Packs:
@@ -33,6 +33,7 @@ class Packs:
                 future = self._kept[key] = Future()
                 if len(self._kept) > _OPEN:
                     self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
         if ours:
             try:
                 future.set_result(open_object(store, pack_name(self.system_id, pack), self._keyring))

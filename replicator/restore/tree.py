@@ -42,6 +42,7 @@ class Tree:
         self.tablespaces = dict(tablespaces)
         self.ids = owner_ids(owner) if owner is not None else None
         self.handles: dict[Path, int] = {}
+        self._locks: list[int] = []
         self._before: dict[Path, os.stat_result] = {}
         self.known: set[str] = set()
         self._parents: dict[str, str] = {}
@@ -72,8 +73,10 @@ class Tree:
         """
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = self.handles[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        # By a descriptor of its own: a child that has the handle must not keep the lock when the restore is killed.
+        self._locks.append(os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=handle))
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"another restore works in {path}", hint="Wait for it, or end it.") from None
         self._before[path] = os.fstat(handle)
@@ -103,6 +106,8 @@ class Tree:
     def __exit__(self, *_: object) -> None:
         while self.handles:
             os.close(self.handles.popitem()[1])
+        while self._locks:
+            os.close(self._locks.pop())
 
     def add_directory(self, entry: DirectoryEntry) -> None:
         """A directory with its mode. Raises IntegrityError, HostLacks."""

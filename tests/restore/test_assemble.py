@@ -60,13 +60,13 @@ def repository(tmp_path: Path) -> Repository:
     return make_repository(tmp_path / "repository")
 
 
-def assemble(repository: Repository, work: Work) -> int:
-    """Write one part."""
+def assemble(repository: Repository, work: Work, by: Assembler | None = None) -> int:
+    """Write one part, in memory that may have been used before."""
 
     def opened(pack: PackId) -> StoredObject:
         return open_object(repository.store("local"), pack_name(7, pack), repository.keyring)
 
-    return Assembler(nullcontext()).write(work, opened, FrameRoom())
+    return (by or Assembler(nullcontext())).write(work, opened, FrameRoom())
 
 
 @pytest.mark.parametrize("size", [10 * BLOCK, 100 * BLOCK, 900 * BLOCK])
@@ -77,12 +77,12 @@ def test_every_byte_in_its_place(tmp_path: Path, repository: Repository, size: i
     writes, held = scattered(packs, str(path), size)
     path.touch()
     os.truncate(path, len(held))
-    work = list(parts(writes, size))
+    work, by = list(parts(writes, size)), Assembler(nullcontext())
     assert [item for part in work for item in part] == writes
     for part in work:
         assert part[-1][1].offset < (part[0][1].offset // size + 1) * size
         length = sum(write.length for _, write in part)
-        assert [assemble(repository, part) for _ in range(2)] == [length, length]
+        assert [assemble(repository, part, by) for _ in range(2)] == [length, length]
     assert path.read_bytes() == held
     assert path.stat().st_blocks * 512 <= sum(write.length for _, write in writes) + 64 * 1024
 

@@ -134,7 +134,9 @@ def test_they_end_when_the_restore_is_killed(path: Path) -> None:
     if not child:
         os.execv(sys.executable, [sys.executable, "-c", _HOLD, str(path)])
     found = path.with_name("pids")
+    end = time.monotonic() + 30
     while not found.exists():
+        assert time.monotonic() < end
         time.sleep(0.05)
     running = found.read_text("ascii").split()
     os.kill(child, signal.SIGKILL)

@@ -13,6 +13,7 @@ import pytest
 
 from replicator.errors import AlreadyExists, Conflict, IntegrityError, UsageError
 from replicator.repository.blockmap import BlockRun, MapChunk
+from replicator.repository.layout import manifest_name
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, ManifestReader
 from replicator.repository.repository import Repository
 from replicator.restore.blockreader import Question
@@ -148,7 +149,8 @@ def test_nothing_is_fetched_where_nothing_differs(repository: Repository, whole:
     """All is compared, by the processes where there are any, nothing is written, and it is as it was."""
     before = seen(whole)
     totals, notes = again(repository, whole)
-    assert all(answer == ([] if READERS[0] else None) for answer in ANSWERS)
+    assert [[] if READERS[0] else None] * len(ANSWERS) == ANSWERS
+    assert ANSWERS
     assert (totals.fetched, notes) == (0, ["link was a link to base: what lies there was left alone"])
     assert totals.bytes == sum(entry.size for entry in entries() if isinstance(entry, FileEntry))
     assert seen(whole) == before
@@ -266,6 +268,28 @@ def test_two_restores_do_not_share_a_directory(repository: Repository, whole: Pa
             take_over(second, present)
         assert (whole / "global/pg_control").exists()
     again(repository, whole)
+
+
+def test_a_child_does_not_keep_the_directory(repository: Repository, whole: Path) -> None:
+    """It may outlive a killed restore by a moment, with the handles that it was given: the next one need not wait."""
+    with Tree(whole, {}) as first:
+        first.hold(whole)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=list(first.handles.values()))
+    try:
+        again(repository, whole)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_map_without_a_block_size(repository: Repository, whole: Path) -> None:
+    """Damage, also where the file is empty."""
+    entry = FileEntry("base/5/none", 0o600, 0, 0, 0, ())
+    found = [*entries()[:-1], entry, entries()[-1]]
+    repository.store("local").delete(manifest_name(SNAPSHOT))
+    manifest(repository, found)
+    with pytest.raises(IntegrityError, match="blocks of 0 bytes"):
+        again(repository, whole)
 
 
 def test_a_tablespace_is_compared_too(repository: Repository, tmp_path: Path) -> None:

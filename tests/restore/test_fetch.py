@@ -26,9 +26,10 @@ from replicator.repository.manifests import (
 )
 from replicator.repository.repository import Repository
 from replicator.restore import tablespaces
+from replicator.restore.assemble import PART
 from replicator.restore.fetch import Fetch
 from replicator.restore.tree import Tree
-from replicator.seal.header import Compression, Header, Kind
+from replicator.seal.header import FRAME_SIZE, Compression, Header, Kind
 from replicator.seal.sealer import ObjectSealer
 from tests.repositories import make_repository
 
@@ -120,6 +121,33 @@ def test_every_kind_of_entry_is_written(repository: Repository, tmp_path: Path) 
     tree.make_durable(None, 2)
     tree.publish_control()
     assert (root / "global/pg_control").read_bytes() == FRAMES[5][:PAGE]
+
+
+def test_runs_of_many_frames_are_put_together(tmp_path: Path) -> None:
+    """Files in small runs of full frames, with zeros and a short end: one that needs much of each frame, which takes
+    more than one part, and one that needs little.
+    """
+    repository = make_repository(tmp_path / "repository")
+    frames = [os.urandom(FRAME_SIZE) for _ in range(5)] + [os.urandom(PAGE)]
+    put_pack(repository, frames)
+    much: list[tuple[int, int | None, int]] = []
+    for turn in range(5):
+        for at in range(0, FRAME_SIZE // PAGE, 16):
+            much += [(16, (turn + number) % 5, at) for number in range(3)]
+            much.append((1, None, 0))
+    little = [(1, number, 3) for number in range(5)]
+    held = {name: content(frames, *runs)[:-100] for name, runs in (("much", much), ("little", little))}
+    assert len(held["much"]) > PART
+    made = entry("much", len(held["much"]), *much), entry("little", len(held["little"]), *little)
+    fetched(repository, [*made, DirectoryEntry("global", 0o700), LABEL, CONTROL], tmp_path / "data")
+    for name, data in held.items():
+        assert (tmp_path / "data" / name).read_bytes() == data
+
+
+def content(frames: list[bytes], *runs: tuple[int, int | None, int]) -> bytes:
+    """What a map of these runs says."""
+    parts = [bytes(n * PAGE) if frame is None else frames[frame][at * PAGE : (at + n) * PAGE] for n, frame, at in runs]
+    return b"".join(parts)
 
 
 def test_entries_that_were_read_are_not_read_again(repository: Repository, tmp_path: Path) -> None:
