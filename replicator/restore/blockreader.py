@@ -14,7 +14,7 @@ import stat
 import struct
 import sys
 from collections.abc import Sequence
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from replicator.seal.digest import COMPARISON_SIZE, block_hashes
 
@@ -70,15 +70,15 @@ def differing(key: bytes, data: memoryview, block: int, expected: bytes) -> list
     return [at for at, found in enumerate(hashes) if found != expected[at * size : (at + 1) * size]]
 
 
-def send(stream: IO[bytes], said: object, data: bytes = b"") -> None:
+def send(stream: IO[bytes], said: Sequence[Any], data: bytes = b"") -> None:
     """One message: something that JSON can say, and bytes. Raises OSError."""
     text = json.dumps(said).encode("ascii")
     stream.write(_HEAD.pack(len(text), len(data)) + text + data)
     stream.flush()
 
 
-def receive(stream: IO[bytes]) -> tuple[list[list[int] | None], bytes] | None:
-    """The next message; None at the end."""
+def receive(stream: IO[bytes]) -> tuple[list[Any], bytes] | None:
+    """The next message, which always says a list; None at the end."""
     head = stream.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
@@ -123,7 +123,7 @@ def main() -> None:
     first, room = receive(asked), Room()
     while first is not None and (message := receive(asked)) is not None:
         said, expected = message
-        send(answers, answer(first[1], [Question(*one) for one in said], expected, room))  # type: ignore[misc]
+        send(answers, answer(first[1], [Question(*one) for one in said], expected, room))
 
 
 if __name__ == "__main__":

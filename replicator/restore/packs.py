@@ -11,6 +11,7 @@ from replicator.repository.objects import StoredObject, open_object
 from replicator.seal.keyring import Keyring
 from replicator.store.protocol import ReadableStore
 
+#: A tenth incremental's restore needs some dozens at a time; an open one is a table of some kilobytes, and no handle.
 _OPEN = 256
 
 

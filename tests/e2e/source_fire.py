@@ -133,6 +133,12 @@ class Fire:
         )
         return rows[0] if rows else (0, "")
 
+    def heard(self) -> None:
+        """Wait until the daemon has said that a row which was just committed arrived."""
+        self.cluster.sql("INSERT INTO kegiatan (isi) VALUES ('heard')")
+        end = number(self.cluster.lsn())
+        self.site.wait(lambda: number(self.walsender()[1]) >= end, FOLLOWED_S)
+
     def well(self) -> None:
         """Wait until everything committed so far is in both stores, and nothing is wrong."""
         end = number(self.cluster.lsn())

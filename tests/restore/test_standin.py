@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,21 +16,41 @@ from replicator.repository.repository import Repository
 from replicator.restore.fetch import Fetch
 from replicator.restore.sources import Sources, entries
 from replicator.restore.tree import Tree
+from replicator.seal.header import FRAME_SIZE
 from replicator.store.protocol import ReadableStore
 from tests.repositories import make_repository
-from tests.restore.test_fetch import CONTROL, FRAMES, LABEL, PACK, PAGE, SNAPSHOT, entry, manifest, put_pack
+from tests.restore.test_fetch import (
+    CONTROL,
+    FRAMES,
+    LABEL,
+    PACK,
+    PAGE,
+    SNAPSHOT,
+    content,
+    entry,
+    manifest,
+    put_pack,
+)
 from tests.stream.streams import Tap
 
 NAMES = ("local", "offsite")
 FILES: list[Entry] = [LABEL, *(entry(f"file{number}", 4 * PAGE, (4, number, 0)) for number in range(6)), CONTROL]
 
 
+HELD = {f"file{number}": frame for number, frame in enumerate(FRAMES)}
+
+
 @pytest.fixture
 def stores(tmp_path: Path) -> tuple[Repository, dict[str, Tap]]:
     """A repository in two stores that hold the same, each behind a tap."""
+    return two_stores(tmp_path, FRAMES, FILES)
+
+
+def two_stores(tmp_path: Path, frames: list[bytes], files: list[Entry]) -> tuple[Repository, dict[str, Tap]]:
+    """One pack and one manifest in each of them."""
     made = make_repository(tmp_path, names=NAMES)
-    put_pack(made, FRAMES)
-    manifest(made, FILES)
+    put_pack(made, frames)
+    manifest(made, files)
     local, offsite = (tmp_path / "stores" / name / "frk" for name in NAMES)
     for path in (local / "7").rglob("*"):
         if path.is_file():
@@ -44,7 +65,9 @@ def stores(tmp_path: Path) -> tuple[Repository, dict[str, Tap]]:
     return make_repository(tmp_path, names=NAMES, wrap=wrap), taps  # type: ignore[arg-type]
 
 
-def fetch(repository: Repository, into: Path, when: Callable[[], None] = lambda: None) -> list[str]:
+def fetch(
+    repository: Repository, into: Path, when: Callable[[], None] = lambda: None, held: Mapping[str, bytes] = HELD
+) -> list[str]:
     """Restore from the first store or, where it fails after the manifest was opened, from the other; what is told."""
     sources = Sources([repository.store(name) for name in NAMES])
     reader = ManifestReader(sources.first, SNAPSHOT, repository.keyring)
@@ -52,7 +75,8 @@ def fetch(repository: Repository, into: Path, when: Callable[[], None] = lambda:
     with Tree(into, {}) as tree:
         tree.create()
         Fetch(sources, repository.keyring, tree, 2).run(reader)
-    assert [(into / f"file{number}").read_bytes() for number in range(6)] == FRAMES
+    for name, data in held.items():
+        assert (into / name).read_bytes() == data
     return sources.notes()
 
 
@@ -100,6 +124,27 @@ def test_a_damaged_pack_is_taken_from_elsewhere(
         flip(pack_in(tmp_path, "local"))
     (note,) = fetch(repository, tmp_path / "data")
     assert pack_name(7, PACK) in note
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone", "silent"])
+def test_a_part_of_many_frames_is_put_together_again(tmp_path: Path, harm: str) -> None:
+    """Where one of its frames is damaged, or not to be had, the whole part is taken from elsewhere, and told once."""
+    frames = [os.urandom(FRAME_SIZE) for _ in range(3)]
+    runs = [(16, frame, at) for at in range(0, FRAME_SIZE // PAGE, 16) for frame in (2, 0, 1)]
+    held = {"mixed": content(frames, *runs)}
+    mixed, control = entry("mixed", len(held["mixed"]), *runs), entry("global/pg_control", PAGE, (1, 0, 0))
+    repository, taps = two_stores(tmp_path, frames, [LABEL, mixed, DirectoryEntry("global", 0o700), control])
+    pack = pack_in(tmp_path, "local")
+
+    def close() -> None:
+        taps["local"].closed = True
+
+    if harm == "flipped":
+        flip(pack, pack.stat().st_size - FRAME_SIZE // 2)  # in the frame that is opened last
+    elif harm == "gone":
+        pack.unlink()
+    (note,) = fetch(repository, tmp_path / "data", close if harm == "silent" else lambda: None, held)
+    assert "from store offsite" in note
 
 
 def test_where_none_is_well_the_first_says_why(stores: tuple[Repository, dict[str, Tap]], tmp_path: Path) -> None:
