@@ -19,6 +19,8 @@ ZEROS = 0xFFFFFFFF
 _HEAD = struct.Struct(">IIII")
 _PACK = struct.Struct(">16sII")
 _RUN = struct.Struct(">IIII")
+#: What 0 stands for as the size of a hash, and the most that BLAKE3 is cut from.
+_HASH_BEFORE, _HASH_MOST = 16, 32
 
 
 class BlockRun(NamedTuple):
@@ -32,7 +34,7 @@ class BlockRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MapChunk:
-    """Up to CHUNK_BLOCKS blocks: their runs in order, and their comparison hashes (16 bytes each, joined)."""
+    """Up to CHUNK_BLOCKS blocks: their runs in order, and their comparison hashes (12 bytes each, joined)."""
 
     runs: tuple[BlockRun, ...]
     hashes: bytes
@@ -64,7 +66,7 @@ class MapChunk:
             fields += (run.blocks, of[id(run.pack)], run.frame, run.offset)
         return b"".join(
             [
-                _HEAD.pack(self.blocks, len(self.runs), len(packs), 0),
+                _HEAD.pack(self.blocks, len(self.runs), len(packs), COMPARISON_SIZE),
                 *(_PACK.pack(pack.label.encode("ascii"), pack.attempt, pack.number) for pack in packs),
                 struct.pack(f">{len(fields)}I", *fields),
                 self.hashes,
@@ -73,9 +75,9 @@ class MapChunk:
 
     @classmethod
     def parse(cls, data: bytes) -> MapChunk:
-        """Read one. Raises IntegrityError."""
+        """Read one, of longer hashes what is compared. Raises IntegrityError."""
         try:
-            blocks, run_count, pack_count, zero = _HEAD.unpack_from(data)
+            blocks, run_count, pack_count, stated = _HEAD.unpack_from(data)
             runs_at = _HEAD.size + _PACK.size * pack_count
             hashes_at = runs_at + _RUN.size * run_count
             packs = [
@@ -88,10 +90,14 @@ class MapChunk:
             )
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise IntegrityError("a damaged map chunk") from error
-        hashes = data[hashes_at:]
-        if zero or len(hashes) != blocks * COMPARISON_SIZE or sum(run.blocks for run in runs) != blocks:
+        hashes, size = bytes(data[hashes_at:]), stated or _HASH_BEFORE
+        if not COMPARISON_SIZE <= size <= _HASH_MOST or len(hashes) != blocks * size:
             raise IntegrityError("a damaged map chunk")
-        return cls(runs, bytes(hashes))
+        if sum(run.blocks for run in runs) != blocks:
+            raise IntegrityError("a damaged map chunk")
+        if size > COMPARISON_SIZE:
+            hashes = b"".join(hashes[at : at + COMPARISON_SIZE] for at in range(0, len(hashes), size))
+        return cls(runs, hashes)
 
 
 def join_runs(runs: Iterable[tuple[PackId | None, int, int]], block_size: int) -> tuple[BlockRun, ...]:

@@ -20,8 +20,8 @@ _PAGES = ((128 * 1024 * _MIB, 1), (1024**2 * _MIB, 2), (4 * 1024**2 * _MIB, 4))
 def choose_block_size(size: int, page: int, total: int = 0) -> int:
     """The block size of a file that no parent has, a multiple of the server's `page`; `total` bytes are in all files.
 
-    A page: a changed row costs one page, and a page's 16 bytes of hash are 0.2 % of it. Where these add up, beyond
-    128 GiB in all, files of 64 MiB and more take 2 pages, beyond 1 TiB 4, beyond 4 TiB 16: maps stay within 5 GiB up
+    A page: a changed row costs one page, and a page's 12 bytes of hash are 0.15 % of it. Where these add up, beyond
+    128 GiB in all, files of 64 MiB and more take 2 pages, beyond 1 TiB 4, beyond 4 TiB 16: maps stay within 4 GiB up
     to 40 TiB. `size` -1: unknown.
     """
     base = max(SMALLEST, page)

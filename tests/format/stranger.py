@@ -440,8 +440,9 @@ class Repository:
                 pack = self.pack(manifest, label, attempt, number)
                 used.add(pack)
                 chunk = self.frame(pack, frame)[offset : offset + length]
-            n, r, p, zero = struct.unpack_from(">IIII", chunk)
-            need(zero == 0 and n <= 4096 and len(chunk) == 16 + 24 * p + 16 * r + 16 * n, "map chunk's length")
+            n, r, p, h = struct.unpack_from(">IIII", chunk)
+            h = h or 16
+            need(n <= 4096 and len(chunk) == 16 + 24 * p + 16 * r + h * n, "map chunk's length")
             packs = [
                 self.pack(manifest, label.decode(), f"{attempt:08x}", number)
                 for label, attempt, number in struct.iter_unpack(">16sII", chunk[16 : 16 + 24 * p])
@@ -449,13 +450,13 @@ class Repository:
             used.update(packs)
             hashes = chunk[16 + 24 * p + 16 * r :]
             done = 0
-            for count, index, frame, offset in struct.iter_unpack(">IIII", chunk[16 + 24 * p : -16 * n]):
+            for count, index, frame, offset in struct.iter_unpack(">IIII", chunk[16 + 24 * p : 16 + 24 * p + 16 * r]):
                 data = b"" if index == 0xFFFFFFFF else self.frame(packs[index], frame)
                 for _ in range(count):
                     length = min(size, left)
                     block = data[offset : offset + length] if data else bytes(length)
                     need(len(block) == length > 0, "a run leaves its frame or its file")
-                    need(blake3(block, key=key).digest()[:16] == hashes[16 * done : 16 * done + 16], "block's hash")
+                    need(blake3(block, key=key).digest()[:h] == hashes[h * done : h * done + h], "block's hash")
                     left, offset, done = left - length, offset + length, done + 1
                     yield block
             need(done == n, "runs and number of blocks differ")

@@ -452,11 +452,33 @@ def test_map_chunks_read_back() -> None:
     runs = join_runs(places, 8192)
     assert [run.blocks for run in runs] == [2, 2, 1, 1]
     assert runs[1] == BlockRun(2, None)
-    chunk = MapChunk(runs, os.urandom(16 * 6))
+    chunk = MapChunk(runs, os.urandom(12 * 6))
     data = chunk.to_bytes()
     assert MapChunk.parse(data) == chunk
-    assert chunk.hash_of(5) == data[-16:]
+    assert chunk.hash_of(5) == data[-12:]
     assert chunk.packs == {pack, other}
     for wrong in (data[:-1], data[:10], b"", data + b"x"):
         with pytest.raises(IntegrityError):
             MapChunk.parse(wrong)
+
+
+@pytest.mark.parametrize("stated", [0, 16, 32])
+def test_map_chunks_of_longer_hashes_read_back(stated: int) -> None:
+    """What stated no size had hashes of 16 bytes; of those, and of longer ones, the first 12 count."""
+    chunk = MapChunk((BlockRun(3, PackId("20260101T000000Z", 1, 0), 2, 8192), BlockRun(1, None)), os.urandom(12 * 4))
+    long = b"".join(chunk.hash_of(block) + os.urandom((stated or 16) - 12) for block in range(4))
+    head = chunk.to_bytes()[: -12 * 4]
+    data = head[:12] + stated.to_bytes(4, "big") + head[16:] + long
+    assert MapChunk.parse(data) == chunk
+    assert MapChunk.parse(data).to_bytes() == chunk.to_bytes()
+    with pytest.raises(IntegrityError):
+        MapChunk.parse(data[:-1])
+
+
+@pytest.mark.parametrize("stated", [1, 11, 33, 2**32 - 1])
+def test_map_chunks_of_other_hashes_are_damage(stated: int) -> None:
+    """Too short to compare, or longer than BLAKE3 is taken."""
+    runs = (BlockRun(1, None),)
+    data = MapChunk(runs, bytes(12)).to_bytes()
+    with pytest.raises(IntegrityError):
+        MapChunk.parse(data[:12] + stated.to_bytes(4, "big") + data[16:-12] + bytes(min(stated, 2**16)))

@@ -29,6 +29,7 @@ from replicator.restore import tablespaces
 from replicator.restore.assemble import PART
 from replicator.restore.fetch import Fetch
 from replicator.restore.tree import Tree
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.seal.header import FRAME_SIZE, Compression, Header, Kind
 from replicator.seal.sealer import ObjectSealer
 from tests.repositories import make_repository
@@ -64,7 +65,7 @@ def chunk(*runs: tuple[int, int | None, int]) -> bytes:
     """A map chunk of (blocks, frame or None for zeros, first block in the frame)."""
     blocks = sum(run[0] for run in runs)
     made = [BlockRun(n, None) if frame is None else BlockRun(n, PACK, frame, at * PAGE) for n, frame, at in runs]
-    return MapChunk(tuple(made), bytes(16 * blocks)).to_bytes()
+    return MapChunk(tuple(made), bytes(COMPARISON_SIZE * blocks)).to_bytes()
 
 
 def entry(path: str, size: int, *runs: tuple[int, int | None, int], mode: int = 0o600) -> FileEntry:

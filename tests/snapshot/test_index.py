@@ -12,11 +12,12 @@ from replicator.errors import HostLacks
 from replicator.repository.blockmap import BlockRun, MapChunk
 from replicator.repository.layout import PackId
 from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, LinkEntry, MapRef
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.snapshot.index import IndexWriter, ParentIndex
 
 KEY = b"k" * 32
 PACK = PackId("20261122T000000Z", 7, 3)
-CHUNK = MapChunk((BlockRun(1, PACK, 2, 4096),), b"h" * 16).to_bytes()
+CHUNK = MapChunk((BlockRun(1, PACK, 2, 4096),), b"h" * COMPARISON_SIZE).to_bytes()
 ENTRIES: list[tuple[Entry, list[bytes]]] = [
     (DirectoryEntry("base", 0o700), []),
     (FileEntry("base/1", 0o600, 8192, 5, 8192, (CHUNK,)), [CHUNK]),
@@ -143,7 +144,7 @@ def test_what_is_passed_over_is_not_referred_to(tmp_path: Path) -> None:
         file = index.file(path)
         assert file is not None
         assert not file.whole
-        assert file.chunk(0) == (b"", b"", MapChunk((BlockRun(1, None),), bytes(16)))
+        assert file.chunk(0) == (b"", b"", MapChunk((BlockRun(1, None),), bytes(COMPARISON_SIZE)))
     index.close()
 
 

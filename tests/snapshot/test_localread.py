@@ -11,7 +11,7 @@ import pytest
 from replicator.errors import HostLacks
 from replicator.postgres import pagecheck
 from replicator.postgres.datadir import FoundFile
-from replicator.seal.digest import block_hashes
+from replicator.seal.digest import COMPARISON_SIZE, block_hashes
 from replicator.snapshot.localread import LocalFiles, Piece, PieceRead, PlannedFile, open_file
 
 PAGE = 8192
@@ -192,8 +192,8 @@ def test_only_what_changed_is_looked_at(tmp_path: Path, unit: int) -> None:
 
     whole_file = Piece(file, 0, len(now), last=True, sound=sound)
     halves = (
-        Piece(file, 0, 4 * PAGE, last=False, sound=sound[: 4 * PAGE // unit * 16]),
-        Piece(file, 4 * PAGE, 3 * PAGE, last=True, sound=sound[4 * PAGE // unit * 16 :]),
+        Piece(file, 0, 4 * PAGE, last=False, sound=sound[: 4 * PAGE // unit * COMPARISON_SIZE]),
+        Piece(file, 4 * PAGE, 3 * PAGE, last=True, sound=sound[4 * PAGE // unit * COMPARISON_SIZE :]),
     )
     assert looked(before, Piece(file, 0, len(before), last=True, sound=sound)) == [[]]
     assert looked(before, Piece(file, 0, len(before), last=True)) == [[2]]

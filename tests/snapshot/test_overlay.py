@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from replicator.repository.blockmap import BlockRun, MapChunk
 from replicator.repository.layout import PackId
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.snapshot.overlay import NOWHERE, lay_over
 
 UNIT = 8
@@ -28,7 +29,7 @@ def chunk_of(kinds: list[tuple[int, PackId | None, int]], salt: int) -> MapChunk
     """A chunk with these runs, each block with a hash of its own."""
     runs = tuple(BlockRun(n, pack, 1, at * UNIT) if pack else BlockRun(n, None) for n, pack, at in kinds)
     count = sum(run.blocks for run in runs)
-    return MapChunk(runs, b"".join(bytes([salt, number + 1]) * 8 for number in range(count)))
+    return MapChunk(runs, b"".join(bytes([salt, number + 1]) * (COMPARISON_SIZE // 2) for number in range(count)))
 
 
 def chunks(*packs: PackId | None) -> st.SearchStrategy[list[tuple[int, PackId | None, int]]]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from replicator.repository.blockmap import BlockRun
 from replicator.repository.layout import PackId
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.snapshot.runs import RunSlicer, choose_block_size, merge_runs
 
 UNIT = 8
@@ -57,5 +58,5 @@ def test_block_sizes_are_pages(size: int, page: int, total: int) -> None:
 
 @pytest.mark.parametrize("total", [2**30, 2**37, 2**38, 2**40, 2**42, 40 * 2**40])
 def test_maps_stay_small(total: int) -> None:
-    """The hashes of all blocks of large files take at most 5 GiB, up to 40 TiB."""
-    assert total // choose_block_size(2**30, 8192, total) * 16 <= 5 * 2**30
+    """The hashes of all blocks of large files take at most 4 GiB, up to 40 TiB."""
+    assert total // choose_block_size(2**30, 8192, total) * COMPARISON_SIZE <= 4 * 2**30

@@ -24,6 +24,7 @@ from replicator.repository.manifests import DirectoryEntry, Entry, FileEntry, Sn
 from replicator.repository.notes import sign_note
 from replicator.repository.repository import Repository
 from replicator.repository.wal import WalPart, seal_part
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.seal.document import sign_as_writer
 from replicator.seal.header import Compression, Header, Kind
 from replicator.seal.sealer import ObjectSealer
@@ -196,7 +197,7 @@ def _pack(holding: Holding, chance: random.Random, pack: PackId) -> str:
 
 
 def _manifest(holding: Holding, snapshot: Snapshot, parent: str | None, packs: list[PackId]) -> str:
-    chunks = [MapChunk((BlockRun(4, pack, 1, 0),), bytes(64)).to_bytes() for pack in packs]
+    chunks = [MapChunk((BlockRun(4, pack, 1, 0),), bytes(4 * COMPARISON_SIZE)).to_bytes() for pack in packs]
     entries: list[Entry] = [DirectoryEntry("base", 0o700)]
     entries += [FileEntry(f"base/{number}", 0o600, 4 * PAGE, 0, PAGE, (chunk,)) for number, chunk in enumerate(chunks)]
     return seal_manifest(holding, snapshot, parent, packs, entries)

@@ -12,6 +12,7 @@ from replicator.core.lsn import Lsn
 from replicator.repository.blockmap import BlockRun, MapChunk
 from replicator.repository.manifests import FileEntry
 from replicator.repository.notes import retired_note
+from replicator.seal.digest import COMPARISON_SIZE
 from tests.verify.holding import (
     FIRST,
     PACK_ONE,
@@ -204,7 +205,7 @@ def test_blocks_that_lie_nowhere_are_found(holding: Holding, tmp_path: Path) -> 
     """A manifest, signed as it should be, whose blocks are not in the packs that it names."""
     for run, packs in ((BlockRun(4, PACK_ONE, 7, 0), [PACK_ONE]), (BlockRun(4, PACK_ONE, 1, 3 * PAGE), [PACK_ONE]),
                        (BlockRun(4, PACK_TWO, 1, 0), [PACK_ONE])):  # fmt: skip
-        chunk = MapChunk((run,), bytes(64)).to_bytes()
+        chunk = MapChunk((run,), bytes(4 * COMPARISON_SIZE)).to_bytes()
         seal_manifest(holding, FIRST, None, packs, [FileEntry("base/0", 0o600, 4 * PAGE, 0, PAGE, (chunk,))])
         found = wrong(holding.level(tmp_path, "objects"))
         assert found == [("object_damaged", store, holding.names["snap1"]) for store in ("local", "offsite")]

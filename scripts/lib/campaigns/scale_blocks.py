@@ -23,6 +23,7 @@ from replicator.repository.layout import PackId, pack_name
 from replicator.repository.manifests import FileEntry, ManifestReader, MapRef, SnapshotFacts, write_manifest
 from replicator.repository.objects import open_object
 from replicator.repository.repository import Repository
+from replicator.seal.digest import COMPARISON_SIZE
 from replicator.seal.header import FRAME_SIZE, Compression, Header, Kind
 from replicator.seal.sealer import ObjectSealer
 from replicator.snapshot.index import IndexWriter
@@ -56,7 +57,7 @@ def chunk_of(first: int, count: int, layout: str) -> bytes:
         runs = [run(at, min(_FRAME, first + count - at)) for at in range(first, first + count, _FRAME)]
     else:
         runs = [run((at * 2) % (first + count), 1) for at in range(first, first + count)]
-    return MapChunk(tuple(runs), os.urandom(16 * count)).to_bytes()
+    return MapChunk(tuple(runs), os.urandom(COMPARISON_SIZE * count)).to_bytes()
 
 
 @dataclass(frozen=True)
