@@ -130,6 +130,7 @@ class _LocalSource:
         try:
             for batch in plan.batches(walk(self.root, self.spaces, self.beside.version)):
                 pace.take(sum(piece.length for piece in batch))
+                files.expect(batch)
                 pending.append((batch, intake.executor.submit(files.read, batch)))
                 if len(pending) > intake.workers + 1:
                     self._place(intake, plan, placer, pending)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,3 +213,31 @@ def test_no_link_and_no_pipe_in_a_file_s_place(tmp_path: Path) -> None:
     for name in ("link", "pipe"):
         with pytest.raises(HostLacks):
             read(tmp_path, whole(name, 9, None))
+
+
+def test_what_is_expected_is_read_ahead(tmp_path: Path) -> None:
+    """The kernel is asked for it before anybody reads; what is not open, or not there, is nobody's concern."""
+    size = 512 * PAGE
+    (tmp_path / "1").write_bytes(os.urandom(size))
+    handle = os.open(tmp_path / "1", os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)  # in vain where memory is all there is
+        LocalFiles.expect([whole("2", PAGE), Piece(planned("1", size), 0, size, last=True, descriptor=handle)])
+        deadline = time.monotonic() + 30
+        while at_hand(handle, size) < size:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.close(handle)
+    LocalFiles.expect([Piece(planned("1", size), 0, size, last=True, descriptor=handle)])
+
+
+def at_hand(handle: int, size: int) -> int:
+    """How many bytes of a file are in the page cache (mincore(2)); asking brings none there."""
+    pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    with mmap.mmap(handle, size, access=mmap.ACCESS_COPY) as mapped:
+        byte = ctypes.c_char.from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(byte)), ctypes.c_size_t(size), pages) == 0
+        del byte
+    return sum(found & 1 for found in pages) * mmap.PAGESIZE
