@@ -61,9 +61,9 @@ class Kept:
         return self._blocks.chunks[number], data, MapChunk.parse(data)
 
 
-def cut(content: bytes, placer: Frames, parent: FileBlocks | None = None, feed: int = 7) -> FileBlocks:
+def cut(content: bytes, placer: Frames, parent: FileBlocks | Kept | None = None, feed: int = 7) -> FileBlocks:
     """The blocks of `content`, fed in odd portions."""
-    blocks = FileBlocks(placer, KEY, UNIT, Kept(parent) if parent else None)
+    blocks = FileBlocks(placer, KEY, UNIT, Kept(parent) if isinstance(parent, FileBlocks) else parent)
     for at in range(0, len(content), feed):
         blocks.feed(content[at : at + feed])
     blocks.finish()
@@ -121,6 +121,31 @@ def test_an_unchanged_file_stores_nothing(data: bytes) -> None:
     assert child.chunks == parent.chunks
     assert child.packs == parent.packs
     assert two.frames == []
+
+
+class KeptLong(Kept):
+    """A parent whose hashes have 16 bytes, as all had before."""
+
+    def chunk(self, number: int) -> tuple[bytes | MapRef, bytes, MapChunk] | None:
+        """Its bytes say no length of a hash."""
+        if (kept := super().chunk(number)) is None:
+            return None
+        named, data, chunk = kept
+        size = len(data) - len(chunk.hashes)
+        hashes = b"".join(chunk.hash_of(block) + b"more" for block in range(chunk.blocks))
+        long = data[:12] + bytes(4) + data[16:size] + hashes
+        return named, long, MapChunk.parse(long)
+
+
+@given(content, content)
+def test_a_parent_with_longer_hashes_is_one(before: bytes, after: bytes) -> None:
+    """What is the same is not placed again, and what is different comes back; only maps are new."""
+    one, two = Frames(FIRST), Frames(SECOND)
+    parent = KeptLong(cut(before, one))
+    assert read(cut(after, two, parent), [one, two]) == after
+    again = Frames(SECOND)
+    assert read(cut(before, again, parent), [one]) == before
+    assert len(again.frames) == 2 * again.maps
 
 
 def test_a_large_file_has_chunks_of_their_own() -> None:
