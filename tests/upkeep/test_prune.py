@@ -19,7 +19,8 @@ from tests.upkeep.depot import SYSTEM
 from tests.upkeep.pruning import DAY, SEGMENTS, Years
 
 WINDOW = Rule(3 * DAY)
-GFS = Rule(2 * DAY, daily=1, monthly=12, weekly=2)
+#: Of ten days in a row, three weeks keep a Sunday before the window, whatever day it is today.
+GFS = Rule(2 * DAY, daily=1, monthly=12, weekly=3)
 
 
 class Around:

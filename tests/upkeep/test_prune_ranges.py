@@ -47,7 +47,8 @@ from tests.upkeep.depot import NOW, SIZE, SYSTEM
 from tests.upkeep.pruning import DAY, SEGMENTS, Years
 
 FOREVER = Rule(3650 * DAY)
-GFS = Rule(2 * DAY, daily=1, monthly=12, weekly=2)
+#: Of ten days in a row, three weeks keep a Sunday before the window, whatever day it is today.
+GFS = Rule(2 * DAY, daily=1, monthly=12, weekly=3)
 FEW = Worth(3, 3)
 
 
