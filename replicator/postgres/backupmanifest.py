@@ -21,7 +21,7 @@ class ManifestCheck:
         self._hash = hashlib.sha256()
         self._tail = b""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """The next bytes; keeps only a tail of them."""
         tail = self._tail + data
         self._hash.update(memoryview(tail)[:-_TAIL])

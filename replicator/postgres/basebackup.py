@@ -6,27 +6,24 @@ whatever the cluster's size. It stores nothing and skips nothing: what to keep i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-
-from psycopg.pq import DiagnosticField, ExecStatus
-from psycopg.pq.abc import PGresult
 
 from replicator.core.lsn import Lsn
 from replicator.errors import ProtocolViolation, UsageError
 from replicator.postgres import conversation
 from replicator.postgres.backupmanifest import ManifestCheck
-from replicator.postgres.backupstream import BackupEvents
+from replicator.postgres.backupwire import DOING, BackupWire, Rows
 from replicator.postgres.connection import ReplicationConnection
-from replicator.postgres.conversation import FAILED, text
-from replicator.postgres.messages import ManifestStart, NewArchive
+from replicator.postgres.conversation import text
+from replicator.postgres.libpqwire import LibpqWire
+from replicator.postgres.messages import NewArchive
+from replicator.postgres.socketwire import SocketWire, reads_plainly
 from replicator.postgres.sqlstate import DATA_CORRUPTED
 from replicator.postgres.tar import CHUNK, Kind, TarReader, check_path
 
 MANIFEST = "backup_manifest"
-_MOST_WARNINGS = 1000
-_DOING = "taking a base backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,66 +48,52 @@ class ArchiveMember:
     mode: int
     mtime: int
     link_target: str
-    _chunks: Iterator[bytes] = field(repr=False, compare=False)
+    _chunks: Iterator[memoryview] = field(repr=False, compare=False)
 
-    def chunks(self) -> Iterator[bytes]:
-        """The content in pieces of about 2 MiB; to be taken before the next member, at most once."""
+    def chunks(self) -> Iterator[memoryview]:
+        """The content in pieces of 2 MiB, the last smaller; to be taken before the next member, at most once."""
         return self._chunks
 
 
 class BaseBackup:
     """A base backup that runs. `start_lsn` is the label's START (redo). Take `archives` to its end, then `stop_lsn`,
-    `stop_timeline`, `checksum_failures` and `warnings` say how it ended. Leaving it early closes the connection,
-    which ends the backup on the server.
+    `stop_timeline`, `checksum_failures` and `warnings` say how it ended. It closes the connection, early or late: left
+    early, that ends the backup on the server.
     """
 
     def __init__(
-        self,
-        connection: ReplicationConnection,
-        command: str,
-        *,
-        manifest: bool,
-        checkpoint_wait: float,
-        silence: float,
+        self, connection: ReplicationConnection, wire: BackupWire, *, manifest: bool, first_wait: float, silence: float
     ) -> None:
         self._connection = connection
-        self._pgconn = connection.pgconn
+        self._wire = wire
+        self._with_manifest = manifest
         self._silence = silence
-        self.warnings: list[str] = []
         self.checksum_failures = False
         self.stop_lsn: Lsn | None = None
         self.stop_timeline: int | None = None
         self.finished = False
-        self._pgconn.notice_handler = self._notice
-        self._start(command, checkpoint_wait)
-        self._events = BackupEvents(
-            connection, [space.oid for space in self.tablespaces], manifest=manifest, silence=silence
-        )
+        self.start_lsn, self.timeline = _position(self._rows(first_wait, 2))
+        self.tablespaces: tuple[Tablespace, ...] = tuple(map(_tablespace, self._rows(silence, 3)))
 
-    def _start(self, command: str, checkpoint_wait: float) -> None:
-        begin = self._tuples(self._result(command, checkpoint_wait), 2)
-        self.start_lsn, self.timeline = _position(begin)
-        spaces = self._tuples(self._result(None, self._silence), 3)
-        self.tablespaces: tuple[Tablespace, ...] = tuple(_tablespace(spaces, row) for row in range(spaces.ntuples))
-
-    def _result(self, command: str | None, seconds: float) -> PGresult | None:
-        if command is not None:
-            self._connection.run(conversation.send(self._pgconn, command, doing=_DOING), doing=_DOING)
-        return self._connection.run(conversation.next_result(self._pgconn, doing=_DOING), doing=_DOING, seconds=seconds)
-
-    def _tuples(self, result: PGresult | None, columns: int) -> PGresult:
-        if result is not None and result.status in FAILED:
-            raise conversation.failure_of(result, doing=_DOING)
-        if result is None or result.status != ExecStatus.TUPLES_OK or result.ntuples < 1 or result.nfields < columns:
-            raise ProtocolViolation(f"{_DOING}: the server's answer is not a row of {columns} columns")
-        return result
+    def _rows(self, seconds: float, columns: int) -> Rows:
+        answer = self._wire.answer(seconds)
+        if answer is not None and answer.failure is not None:
+            raise answer.failure
+        if answer is None or not answer.rows or any(len(row) < columns for row in answer.rows):
+            raise ProtocolViolation(f"{DOING}: the server's answer is not a row of {columns} columns")
+        return answer.rows
 
     def __enter__(self) -> BaseBackup:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not self.finished:
-            self._connection.close()
+        self._wire.close()
+        self._connection.close()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the server warned of so far, in its words."""
+        return self._wire.warnings
 
     @property
     def expected_bytes(self) -> int:
@@ -121,15 +104,23 @@ class BaseBackup:
         """Every member in the server's order, the manifest last. Raises IntegrityError when the manifest does not
         match its own checksum, ProtocolViolation, SourceUnavailable, Interrupted.
         """
-        for event in self._events.parts():
+        for event in self._wire.parts([space.oid for space in self.tablespaces], manifest=self._with_manifest):
             if isinstance(event, NewArchive):
-                yield from self._members(self._events.archive_oid(event))
-            elif isinstance(event, ManifestStart):
+                yield from self._members(self._oid_of(event))
+            else:
                 yield from self._manifest()
         self._finish()
 
+    def _oid_of(self, archive: NewArchive) -> int | None:
+        """The tablespace of an archive, None for the base directory. Raises ProtocolViolation for an unknown one."""
+        stem = archive.name.removesuffix(".tar")
+        oid = None if stem == "base" else int(stem) if stem.isascii() and stem.isdigit() else -1
+        if all(oid != space.oid for space in self.tablespaces):
+            raise ProtocolViolation(f"{DOING}: an archive of no tablespace, {archive.name!r}")
+        return oid
+
     def _members(self, oid: int | None) -> Iterator[ArchiveMember]:
-        reader = TarReader(self._events.data())
+        reader = TarReader(self._wire)
         prefix = f"pg_tblspc/{oid}/" if oid is not None else ""
         for header in reader.members():
             path = check_path(prefix + header.path)
@@ -138,48 +129,32 @@ class BaseBackup:
             )
 
     def _manifest(self) -> Iterator[ArchiveMember]:
-        check = ManifestCheck()
-
-        def chunks() -> Iterator[bytes]:
-            held: list[memoryview] = []
-            size = 0
-            for view in self._events.data():
-                held.append(view)
-                size += len(view)
-                if size >= CHUNK:
-                    yield b"".join(held)
-                    held, size = [], 0
-            if held:
-                yield b"".join(held)
-
-        def checked() -> Iterator[bytes]:
-            for chunk in chunks():
-                check.feed(chunk)
-                yield chunk
-            check.finish()
-
-        content = checked()
+        content = self._checked()
         yield ArchiveMember(None, MANIFEST, Kind.FILE, -1, 0o600, 0, "", content)
         for _ in content:
             pass
 
+    def _checked(self) -> Iterator[memoryview]:
+        check = ManifestCheck()
+        full = True
+        while full:
+            room = memoryview(bytearray(CHUNK))
+            count = self._wire.fill(room)
+            full = count == len(room)
+            if count:
+                check.feed(room[:count])
+                yield room[:count]
+        check.finish()
+
     def _finish(self) -> None:
         """After the last archive: the stop position, and whether the server found damaged pages (XX001)."""
-        self.stop_lsn, self.stop_timeline = _position(self._tuples(self._result(None, self._silence), 2))
-        while (result := self._result(None, self._silence)) is not None:
-            if result.status in FAILED:
-                if result.error_field(DiagnosticField.SQLSTATE) != DATA_CORRUPTED.encode("ascii"):
-                    raise conversation.failure_of(result, doing=_DOING)
+        self.stop_lsn, self.stop_timeline = _position(self._rows(self._silence, 2))
+        while (answer := self._wire.answer(self._silence)) is not None:
+            if answer.failure is not None:
+                if answer.failure.context.get("sqlstate") != DATA_CORRUPTED:
+                    raise answer.failure
                 self.checksum_failures = True
-        self._pgconn.notice_handler = None
         self.finished = True
-
-    def _notice(self, result: PGresult) -> None:
-        if (
-            result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"WARNING"
-            and len(self.warnings) < _MOST_WARNINGS
-        ):
-            self.warnings.append(text(result.error_field(DiagnosticField.MESSAGE_PRIMARY)))
 
 
 def base_backup(
@@ -192,13 +167,17 @@ def base_backup(
     verify_checksums: bool = True,
     max_rate: int | None = None,
     wait: bool = False,
+    plain: bool = True,
     checkpoint_wait: float = 3700.0,
     silence: float = 120.0,
 ) -> BaseBackup:
     """Start a base backup on `connection`. `checkpoint` is "fast" or "spread"; `max_rate` in bytes per second.
 
     `checkpoint_wait` seconds may pass before it starts (a spread checkpoint takes up to checkpoint_timeout), then
-    `silence` seconds between any two messages. Raises UsageError and what the server's SQLSTATE says.
+    `silence` seconds between any two messages. Not `plain`: all goes through libpq, even where the socket could be
+    read itself. The connection is the backup's from now on, and closed with it.
+
+    Raises UsageError and what the server's SQLSTATE says.
     """
     if checkpoint not in ("fast", "spread"):
         raise UsageError(f"{checkpoint!r} is not a kind of checkpoint", hint='Write "fast" or "spread".')
@@ -211,7 +190,14 @@ def base_backup(
         quoted, checkpoint, progress=progress, manifest=manifest, verify=verify_checksums, rate=rate, wait=wait
     )
     command = f"BASE_BACKUP ({', '.join(options)})" if modern else f"BASE_BACKUP {' '.join(options)}"
-    return BaseBackup(connection, command, manifest=manifest, checkpoint_wait=checkpoint_wait, silence=silence)
+    connection.run(conversation.send(connection.pgconn, command, doing=DOING), doing=DOING)
+    plain = plain and reads_plainly(connection, checkpoint_wait)
+    wire = SocketWire(connection, silence) if plain else LibpqWire(connection, silence)
+    try:
+        return BaseBackup(connection, wire, manifest=manifest, first_wait=checkpoint_wait, silence=silence)
+    except BaseException:
+        wire.close()
+        raise
 
 
 def _options(
@@ -241,10 +227,10 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _position(result: PGresult) -> tuple[Lsn, int]:
-    return Lsn.parse(text(result.get_value(0, 0))), int(text(result.get_value(0, 1)))
+def _position(rows: Rows) -> tuple[Lsn, int]:
+    return Lsn.parse(text(rows[0][0])), int(text(rows[0][1]))
 
 
-def _tablespace(result: PGresult, row: int) -> Tablespace:
-    oid, location, size = (result.get_value(row, column) for column in range(3))
+def _tablespace(row: Sequence[bytes | None]) -> Tablespace:
+    oid, location, size = row[:3]
     return Tablespace(int(oid) if oid else None, text(location), int(size) if size else None)

@@ -1,17 +1,18 @@
 """Reading tar as PostgreSQL writes it (ustar; base-256 numbers for what octal cannot hold). Pure.
 
-Pulls from an iterator of buffers, so memory is bounded by the chunk size, never by a member's size.
+Memory is bounded by the chunk size, never by a member's size.
 Names are checked here: relative, without "..", so that they can become paths.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from replicator.errors import ProtocolViolation
+from replicator.postgres.rooms import Rooms
 
 BLOCK = 512
 #: What `chunks` yields at most, in bytes: what is sealed at once, so that large files need not be copied again.
@@ -85,12 +86,21 @@ def _number(field: bytes) -> int:
         raise ProtocolViolation("a tar header in the base backup is damaged") from None
 
 
+class Source(Protocol):
+    """Where an archive comes from."""
+
+    def fill(self, room: memoryview) -> int:
+        """The next bytes into `room`: how many; fewer than fit only at the end."""
+        ...
+
+
 class TarReader:
     """The members of one archive, in its order. Take a member's `chunks` before the next; what is left is skipped."""
 
-    def __init__(self, source: Iterator[Buffer]) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._held: deque[memoryview] = deque()
+        self._rooms = Rooms(CHUNK)
+        self._block = memoryview(bytearray(BLOCK))
         self._left = 0
         self._padding = 0
 
@@ -99,46 +109,37 @@ class TarReader:
         while True:
             for _ in self.chunks():
                 pass
-            self._take(self._padding)
+            self._take(self._block[: self._padding])
             self._padding = 0
-            block = self._take(BLOCK, may_end=True)
-            if len(block) < BLOCK or not any(block):
+            count = self._source.fill(self._block)
+            if 0 < count < BLOCK:
+                raise _cut()
+            if not count or not any(self._block):
                 self._drain()
                 return
-            header = parse_header(block)
+            header = parse_header(self._block)
             self._left = header.size
             self._padding = -header.size % BLOCK
             yield header
 
-    def chunks(self, most: int = CHUNK) -> Iterator[bytes]:
+    def chunks(self, most: int = CHUNK) -> Iterator[memoryview]:
         """The rest of the current member, in pieces of `most` bytes but the last. Raises ProtocolViolation when the
         archive ends before.
         """
         while self._left:
-            chunk = self._take(min(most, self._left))
+            chunk = self._rooms.take(min(most, self._left))
+            self._take(chunk)
             self._left -= len(chunk)
             yield chunk
 
-    def _take(self, count: int, *, may_end: bool = False) -> bytes:
-        parts: list[memoryview] = []
-        missing = count
-        while missing:
-            if not self._held:
-                piece = next(self._source, None)
-                if piece is None:
-                    if may_end and missing == count:
-                        return b""
-                    raise ProtocolViolation("a tar archive of the base backup ends inside a member")
-                self._held.append(memoryview(piece))
-            view = self._held.popleft()
-            if len(view) > missing:
-                self._held.appendleft(view[missing:])
-                view = view[:missing]
-            missing -= len(view)
-            parts.append(view)
-        return b"".join(parts)
+    def _take(self, room: memoryview) -> None:
+        if self._source.fill(room) < len(room):
+            raise _cut()
 
     def _drain(self) -> None:
-        self._held.clear()
-        for _ in self._source:
+        while self._source.fill(self._block):
             pass
+
+
+def _cut() -> ProtocolViolation:
+    return ProtocolViolation("a tar archive of the base backup ends inside a member")

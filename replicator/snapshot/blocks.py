@@ -83,14 +83,14 @@ class FileBlocks:
         """Every pack that the file needs."""
         return set(self.live)
 
-    def feed(self, data: bytes) -> None:
-        """The next bytes of the file, any number of them."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """The next bytes of the file, any number of them, which must not change any more."""
         self.size += len(data)
         if self._rest:
             data, self._rest = self._rest + data, b""
         whole = len(data) - len(data) % self.block_size
         if whole < len(data):
-            self._rest = data[whole:]
+            self._rest = bytes(data[whole:])
         view = memoryview(data)[:whole]
         if self._hashing is None or (whole < _WORTH and not self._waiting):
             self._blocks(view, block_hashes(self._key, view, self.block_size))

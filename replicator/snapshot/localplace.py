@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import google_crc32c
+import numpy as np
 
 from replicator.postgres.datadir import CONTROL_FILE, FoundDirectory
 from replicator.postgres.manifestwriter import ManifestWriter
 from replicator.repository.layout import PackId
 from replicator.repository.manifests import DirectoryEntry, FileEntry
+from replicator.seal.digest import Bytes
 from replicator.snapshot.blocks import FileBlocks
 from replicator.snapshot.index import ParentFile
 from replicator.snapshot.localread import Piece, PieceRead, PlannedFile
@@ -104,7 +106,7 @@ class LocalPlacer:
             return
         if read.data and not current.ended:
             current.blocks.feed_hashed(memoryview(read.data), read.hashes)
-            current.crc32c = google_crc32c.extend(current.crc32c, read.data)
+            current.crc32c = _extended(current.crc32c, read.data)
             current.damaged += read.damaged
             self._progress.add(len(read.data))
         current.ended = current.ended or len(read.data) < piece.length
@@ -205,3 +207,9 @@ class LocalPlacer:
     def _space(path: str) -> int | None:
         """The oid of the tablespace that a path lies in."""
         return int(path.split("/", 2)[1]) if path.startswith(_SPACES) else None
+
+
+def _extended(crc32c: int, data: Bytes) -> int:
+    """The library takes bytes, and of all else only what it need not give back: an array of numpy's."""
+    extended: int = google_crc32c.extend(crc32c, data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))
+    return extended

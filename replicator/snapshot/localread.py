@@ -14,7 +14,8 @@ from pathlib import Path
 
 from replicator.postgres.datadir import FoundFile, unreadable
 from replicator.postgres.pagecheck import suspects
-from replicator.seal.digest import COMPARISON_SIZE, block_hashes
+from replicator.postgres.rooms import Rooms
+from replicator.seal.digest import COMPARISON_SIZE, Bytes, block_hashes
 from replicator.snapshot.index import ParentFile
 
 #: Read at once, in bytes: a range of a large file, or some small files together.
@@ -56,7 +57,7 @@ class PieceRead:
     the file whose checksum stayed wrong. `steady` False: something had to be read again.
     """
 
-    data: bytes | None
+    data: Bytes | None
     hashes: Sequence[bytes] = ()
     damaged: list[int] = field(default_factory=list)
     steady: bool = True
@@ -88,6 +89,7 @@ class LocalFiles:
         self._segment_pages = segment_pages
         self._check_below = check_below
         self._pause = pause
+        self._rooms = Rooms(CHUNK)
 
     def read(self, pieces: Sequence[Piece]) -> list[PieceRead]:
         """Each piece, in order. Raises HostLacks."""
@@ -109,10 +111,11 @@ class LocalFiles:
     def _hash(self, piece: Piece, read: PieceRead) -> None:
         read.hashes = block_hashes(self._key, read.data, piece.file.unit) if read.data else ()
 
-    def _bytes(self, piece: Piece) -> bytes | None:
+    def _bytes(self, piece: Piece) -> Bytes | None:
         path = self._root / piece.file.found.path
         if piece.descriptor >= 0:
-            return self._whole_pages(piece, _pread(path, piece.descriptor, piece.length, piece.offset))
+            room = self._rooms.take(piece.length)
+            return self._whole_pages(piece, room[: _read_into(path, piece.descriptor, room, piece.offset)])
         descriptor = open_file(path)
         if descriptor is None:
             return None
@@ -121,7 +124,7 @@ class LocalFiles:
         finally:
             os.close(descriptor)
 
-    def _whole_pages(self, piece: Piece, data: bytes) -> bytes:
+    def _whole_pages(self, piece: Piece, data: Bytes) -> Bytes:
         """Of a relation only whole pages: what was cut off is written again by the WAL. A full segment stays full, with
         zeros, as the server's own base backup makes it: the next one may have been read before, and behind a short one
         nobody looks for it when the WAL cuts the relation off; its old pages would be there when it grows again.
@@ -132,7 +135,7 @@ class LocalFiles:
         if extra:
             data = data[:-extra]
         if piece.file.found.size >= self._segment_pages * self.page and len(data) < piece.length:
-            data += bytes(piece.length - len(data))
+            data = b"".join((data, bytes(piece.length - len(data))))
         return data
 
     def _check(self, pieces: Sequence[Piece], reads: Sequence[PieceRead]) -> None:
@@ -236,3 +239,14 @@ def _pread(path: Path, descriptor: int, length: int, offset: int) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     return data
+
+
+def _read_into(path: Path, descriptor: int, room: memoryview, offset: int) -> int:
+    """How many bytes of the room were filled; fewer than fit only at the file's end."""
+    held = 0
+    try:
+        while held < len(room) and (count := os.preadv(descriptor, [room[held:]], offset + held)):
+            held += count
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return held

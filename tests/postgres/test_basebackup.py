@@ -13,7 +13,8 @@ from replicator.postgres.basebackup import MANIFEST, ArchiveMember, BaseBackup, 
 from replicator.postgres.connection import ReplicationConnection
 from replicator.postgres.tar import Kind
 from tests import walsender as ws
-from tests.clusters import MAJOR, TestCluster, make_cluster, own
+from tests.certificates import write_certificate
+from tests.clusters import MAJOR, PASSWORD, REPLICATION_USER, TestCluster, make_cluster, own
 from tests.walsender import Walsender
 
 pytestmark = pytest.mark.server
@@ -45,19 +46,22 @@ def write(member: ArchiveMember, target: Path) -> None:
         assert member.size in (written, -1)
 
 
-def take(connection: ReplicationConnection, target: Path) -> tuple[BaseBackup, list[str]]:
+def take(connection: ReplicationConnection, target: Path, *, plain: bool = True) -> tuple[BaseBackup, list[str]]:
     """A whole backup into `target`: how it ended, and the members in their order."""
     order = []
-    with base_backup(connection, label="20261122T020000Z") as backup:
+    with base_backup(connection, label="20261122T020000Z", plain=plain) as backup:
         for member in backup.archives():
             order.append(member.path)
             write(member, target)
     return backup, order
 
 
-def test_a_backup_passes_the_servers_own_verification(source: TestCluster, connect: Connect, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_backup_passes_the_servers_own_verification(
+    source: TestCluster, connect: Connect, tmp_path: Path, *, plain: bool
+) -> None:
     """Tablespaces first, pg_control at the end of the base, the manifest last; pg_verifybackup finds all well."""
-    backup, order = take(connect(source), tmp_path)
+    backup, order = take(connect(source), tmp_path, plain=plain)
     oid = source.value("SELECT oid FROM pg_tablespace WHERE spcname = 'ruang'")
     assert [space.oid for space in backup.tablespaces] == [oid, None]
     assert backup.tablespaces[0].location == str(source.home / "ruang")
@@ -74,6 +78,29 @@ def test_a_backup_passes_the_servers_own_verification(source: TestCluster, conne
     verify = [str(source.binaries.program("pg_verifybackup")), "-n", str(tmp_path)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_over_tls_all_goes_through_libpq(base: Path, tmp_path: Path) -> None:
+    """What the socket holds is no message then."""
+    with make_cluster(base) as cluster:
+        cluster.sql("CREATE TABLE dosen AS SELECT g, md5(g::text) FROM generate_series(1, 50000) g")
+        files = write_certificate(cluster.home)
+        for file in files:
+            file.chmod(0o600)
+            own(file)
+        cluster.configure({"ssl": "on", "ssl_cert_file": str(files[0]), "ssl_key_file": str(files[1])})
+        cluster.restart()
+        connection = ReplicationConnection.connect(
+            cluster.conninfo(REPLICATION_USER) + " sslmode=require",
+            PASSWORD.encode(), application_name="t", connect_timeout=60,
+        )  # fmt: skip
+        assert connection.pgconn.ssl_in_use
+        backup, order = take(connection, tmp_path)
+        assert backup.finished
+        assert order[-1] == MANIFEST
+        verify = [str(cluster.binaries.program("pg_verifybackup")), "-n", str(tmp_path)]
+        done = subprocess.run(verify, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(MAJOR < 15, reason="PostgreSQL 15 is the first to have them")
@@ -95,12 +122,13 @@ def test_tablespaces_inside_the_data_directory(base: Path, connect: Connect, tmp
 
 
 def test_members_that_nobody_reads_are_skipped(source: TestCluster, connect: Connect) -> None:
-    """The end is reached and the connection serves the next backup, slower and without a manifest."""
+    """The end is reached, also by a backup that is slower and without a manifest; it closes the connection."""
     connection = connect(source)
     with base_backup(connection, label="it's a label") as backup:
         assert sum(1 for _ in backup.archives()) > 900
         assert backup.finished
-    with base_backup(connection, label="x", manifest=False, max_rate=2**30, verify_checksums=False) as backup:
+    assert connection.closed
+    with base_backup(connect(source), label="x", manifest=False, max_rate=2**30, verify_checksums=False) as backup:
         assert [member.path for member in backup.archives()][-1] == "global/pg_control"
 
 
@@ -121,7 +149,10 @@ def test_leaving_early_ends_the_backup_on_the_server(source: TestCluster, connec
     assert connection.closed
 
 
-def test_damaged_pages_complete_the_backup_and_mark_it(base: Path, connect: Connect, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_damaged_pages_complete_the_backup_and_mark_it(
+    base: Path, connect: Connect, tmp_path: Path, *, plain: bool
+) -> None:
     """XX001 at the end is a finding, with the server's warnings, not a failure."""
     with make_cluster(base) as cluster:
         cluster.sql("CREATE TABLE rusak AS SELECT g, md5(g::text) FROM generate_series(1, 5000) g")
@@ -130,7 +161,7 @@ def test_damaged_pages_complete_the_backup_and_mark_it(base: Path, connect: Conn
         with path.open("r+b") as file:
             file.seek(8192 + 5000)
             file.write(b"\xff" * 16)
-        backup, order = take(connect(cluster), tmp_path)
+        backup, order = take(connect(cluster), tmp_path, plain=plain)
         assert backup.checksum_failures
         assert any("checksum" in warning for warning in backup.warnings)
         assert backup.stop_lsn is not None
@@ -173,10 +204,14 @@ SPACES = ws.rows(["spcoid", "spclocation", "size"], [None, None, "30000"]) + ws.
 END = ws.rows(POSITION, ["0/2000100", "1"]) + ws.complete("SELECT")
 
 
-def scripted(server: Walsender) -> BaseBackup:
+def scripted(server: Walsender, *, plain: bool = True) -> BaseBackup:
     """A backup from a scripted server."""
     connection = ReplicationConnection.connect(server.conninfo, None, application_name="t", connect_timeout=60)
-    return base_backup(connection, label="x", silence=60)
+    try:
+        return base_backup(connection, label="x", silence=60, plain=plain)
+    except BaseException:
+        connection.close()
+        raise
 
 
 @pytest.mark.parametrize("pieces", [1, 50])
@@ -195,7 +230,6 @@ def test_the_older_wire_gives_the_same_members(pieces: int) -> None:
             found = {member.path: b"".join(member.chunks()) for member in backup.archives()}
         assert found == {"PG_VERSION": b"15\n", MANIFEST: manifest_bytes()}
         assert backup.stop_lsn == Lsn.parse("0/2000100")
-        backup._connection.close()
 
 
 def modern(*parts: bytes) -> bytes:
@@ -203,6 +237,7 @@ def modern(*parts: bytes) -> bytes:
     return ws.COPY_OUT + b"".join(ws.copy_data(part) for part in parts) + ws.COPY_DONE
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(
     ("wire", "kind"),
     [
@@ -215,11 +250,11 @@ def modern(*parts: bytes) -> bytes:
         (modern(b"nbase.tar\0\0", b"d" + tar_bytes())[:700], SourceUnavailable),
     ],
 )
-def test_a_broken_backup_never_ends_well(wire: bytes, kind: type[Exception]) -> None:
+def test_a_broken_backup_never_ends_well(wire: bytes, kind: type[Exception], *, plain: bool) -> None:
     """Whatever is wrong with the stream, the backup is not finished."""
     script = [ws.expect("BASE_BACKUP (LABEL 'x'"), ws.send(HEADER, SPACES, wire, ws.READY), ws.cut]
     with Walsender(script) as server:
-        backup = scripted(server)
+        backup = scripted(server, plain=plain)
         with pytest.raises(kind), backup:
             list(backup.archives())
         assert not backup.finished
