@@ -224,6 +224,10 @@ class TestCluster:
         """The one value of a query."""
         return self.sql(statement, parameters, dbname=dbname)[0][0]
 
+    def wal_kept(self) -> int:
+        """Bytes in pg_wal. The server counts: it passes over a file that it removes meanwhile."""
+        return int(self.value("SELECT sum(size) FROM pg_ls_waldir()"))
+
     def lsn(self) -> str:
         """The server's flushed WAL end."""
         return str(self.value("SELECT pg_current_wal_flush_lsn()::text"))

@@ -63,13 +63,13 @@ def test_given_up_and_closed_by_a_snapshot() -> None:
         site.run("snapshot", "take", "frk")
         site.wait(lambda: site.status()["snapshots"]["count"] == 1)
         away(site, yes=True)
-        warned, kept, wal = False, 0, cluster.directory / "pg_wal"
+        warned, kept = False, 0
         deadline = time.monotonic() + 200
         while "open_gap" not in codes(site):
             assert time.monotonic() < deadline, site.log()
             if unseen(site) <= 6 * MB:  # however slow this host is, the daemon looks before the end is reached
                 cluster.sql("SELECT pg_logical_emit_message(false, 'isi', repeat('x', %s))", (2 * MB,))
-            kept = max(kept, sum(path.stat().st_size for path in wal.glob("0*")))
+            kept = max(kept, cluster.wal_kept())
             warned = warned or any("WAL for slot" in problem["text"] for problem in site.status()["problems"])
             time.sleep(0.6)
         assert warned

@@ -46,11 +46,6 @@ def governed(**changes: Any) -> StreamSettings:
     return settings(**{"spool_limit": 4 * MB, "slot_limit": LIMIT, "slot_look": 0.3, **changes})
 
 
-def wal_kept(cluster: TestCluster) -> int:
-    """Bytes in pg_wal."""
-    return sum(path.stat().st_size for path in (cluster.directory / "pg_wal").glob("0*"))
-
-
 def fill(cluster: TestCluster, size: int = 2 * MB, then: Callable[[Lsn], object] = Lsn) -> None:
     """Make WAL of that size, do something with its end, and make a checkpoint."""
     cluster.sql("SELECT pg_logical_emit_message(false, 'isi', repeat('x', %s))", (size,))
@@ -85,7 +80,7 @@ class Pressed:
 
         before = running.stream.statistics().outlook
         fill(self.cluster, size, receive)
-        self.most_kept = max(self.most_kept, wal_kept(self.cluster))
+        self.most_kept = max(self.most_kept, self.cluster.wal_kept())
         time.sleep(0.07)
         if self.most_kept > LIMIT:  # no turn without a look, however slow this machine is
             until = time.monotonic() + 5

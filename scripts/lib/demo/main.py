@@ -256,7 +256,7 @@ directory = "{self.base}/state"
     def finish(self) -> dict[str, Any]:
         """The figures."""
         for name, figures in self.figures.items():
-            stored = sum(path.stat().st_size for path in (self.base / "repository" / name).rglob("*") if path.is_file())
+            stored = servers.bytes_below(self.base / "repository" / name)
             figures |= {"stored_bytes": stored, "source_bytes": self.primaries[name].size()}
         ok = all(figures["rows_lost"] == 0 and figures["rows_before"] > 0 for figures in self.figures.values())
         return {"ok": ok, "elapsed_s": round(self.story.elapsed, 1), "clusters": self.figures}
